@@ -40,7 +40,7 @@ use tollgate::policy::quota::{Quota, Rate};
 use tollgate::policy::remote::{HttpUrl, Roots};
 use tollgate::policy::requirement::Requirement;
 use tollgate::policy::rewrite::Rewrite;
-use tollgate::policy::route::{OnRemoved, RouteAction};
+use tollgate::policy::route::OnRemoved;
 use tollgate::policy::token::VerifierConfig;
 use tollgate::ws::code::CloseCode;
 
@@ -361,10 +361,9 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(local.tls, None);
 
     let [chat, feed, partners] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
-    let names = [chat, feed, partners].map(|route| (route.name.to_string(), route.action.clone()));
-    let proxy = |upstream: &str| RouteAction::Proxy { upstream: upstream.into() };
-    assert_eq!(names[0], ("chat".into(), proxy("chat")));
-    assert_eq!(names[1..], [("feed".into(), proxy("local")), ("partners".into(), proxy("listed"))]);
+    let names = [chat, feed, partners].map(|route| (route.name.to_string(), route.upstream.to_string()));
+    let expected = [("chat", "chat"), ("feed", "local"), ("partners", "listed")];
+    assert_eq!(names, expected.map(|(name, upstream)| (name.to_owned(), upstream.to_owned())));
     assert_eq!(chat.host, HostPattern::Exact("chat.example.com".into()));
     assert_eq!(feed.host, HostPattern::Subdomains("example.com".into()));
     assert_eq!(partners.host, HostPattern::Any);

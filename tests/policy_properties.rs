@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use tollgate::balance::{Balance, ClosingRate, HealthConfig, Pool, UpstreamConfig, UpstreamLoss};
 use tollgate::policy::address::Addresses;
 use tollgate::policy::admission::Policy;
 use tollgate::policy::host::{HostPattern, request_host};
@@ -17,7 +18,8 @@ use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
 use tollgate::policy::pattern::PathPattern;
 use tollgate::policy::quota::{Quota, Rate};
 use tollgate::policy::rewrite::Rewrite;
-use tollgate::policy::route::{Auth, OnRemoved, Route, RouteAction, RouteConfig, Routes, Target, shadowed};
+use tollgate::policy::route::{Auth, OnRemoved, Route, RouteConfig, Routes, shadowed};
+use tollgate::runtime::clock;
 
 proptest! {
     #[test]
@@ -339,7 +341,7 @@ fn route(model: &Model) -> Arc<Route> {
         name: model.name().into(),
         host: model.host_pattern(),
         path: model.path_text().parse().unwrap(),
-        action: RouteAction::Page("".into()),
+        upstream: "up".into(),
         upstream_host: None,
         auth: Vec::new(),
         origins: Origins::new(None, MissingOrigin::Allow),
@@ -377,7 +379,36 @@ fn route(model: &Model) -> Arc<Route> {
             request_max_bytes: Some(1 << 20),
         }),
     };
-    Arc::new(Route { config, auth: Auth::default(), target: Target::Page("".into()) })
+    Arc::new(Route { config, auth: Auth::default(), pool: pool() })
+}
+
+/// A pool without servers: routes are matched without it.
+fn pool() -> Arc<Pool> {
+    let second = Duration::from_secs(1);
+    let config = UpstreamConfig {
+        name: "up".into(),
+        servers: Vec::new(),
+        discover: None,
+        balance: Balance::default(),
+        tls: None,
+        health: HealthConfig { checks: None, eject_after: None, eject_max_percent: 50, slow_start: second },
+        base_path: String::new(),
+        connect_timeout: second,
+        response_timeout: second,
+        http_response_timeout: second,
+        retries: 0,
+        max_pending_requests: 1,
+        drain_rate: ClosingRate { count: NonZeroU32::MIN, period: second },
+        rebalance: None,
+        loss: UpstreamLoss::default(),
+        hold_upgrades: None,
+        admit_rate: None,
+        queue_max: 0,
+        queue_timeout: second,
+        proxy_protocol: false,
+        title_case_headers: false,
+    };
+    Arc::new(Pool::new(config, clock::now()))
 }
 
 /// A /48 contains as many /64s as there are quotas. A flood from one does not use up the quotas of other clients.

@@ -10,7 +10,7 @@ use super::settings::{WrittenSetting, line, written};
 use super::state::Shared;
 use super::view::SessionLimits;
 use crate::config::{SettingLines, SettingSection};
-use crate::policy::route::{Route as PolicyRoute, Target};
+use crate::policy::route::Route as PolicyRoute;
 use crate::telemetry::metrics::Merged;
 use crate::telemetry::metrics::labels::{CLOSED_BY, CODES};
 
@@ -30,8 +30,8 @@ struct Route {
     line: Option<usize>,
     /// Its settings in the file.
     settings: Vec<WrittenSetting>,
-    /// The name of its upstream; null for the page of the demo.
-    upstream: Option<String>,
+    /// The name of its upstream.
+    upstream: String,
     /// The names of its `[auth]` sections; empty: it is open to every client.
     auth: Vec<String>,
     /// The limits of its sessions.
@@ -95,10 +95,7 @@ impl Route {
             name: name.to_string(),
             line: line(lines, section),
             settings: written(lines, section, Some(("limits", SettingSection::RouteLimits(name)))),
-            upstream: match &route.target {
-                Target::Pool(pool) => Some(pool.config().name.to_string()),
-                Target::Page(_) => None,
-            },
+            upstream: route.config.upstream.to_string(),
             auth: route.config.auth.iter().map(ToString::to_string).collect(),
             limits: SessionLimits::new(&route.config.limits),
             sessions: sessions.map(|(_, count)| count).sum(),

@@ -10,7 +10,6 @@ use super::state::Shared;
 use super::view::rfc3339;
 use crate::balance::{Discover, Pool};
 use crate::config::{SettingLines, SettingSection};
-use crate::policy::route::Target;
 use crate::telemetry::metrics::Merged;
 use crate::upstream::discovery::DiscoveryStatus;
 
@@ -87,10 +86,7 @@ pub(super) async fn list(Extract(state): Shared) -> axum::Json<UpstreamList> {
     let gateway = state.control.gateway();
     let (snapshot, counts) = (gateway.snapshot(), gateway.process.metrics.merged());
     let routes = |pool: &Pool| {
-        let uses = snapshot.policy().routes().iter().filter(|route| match &route.target {
-            Target::Pool(used) => used.config().name == pool.config().name,
-            Target::Page(_) => false,
-        });
+        let uses = snapshot.policy().routes().iter().filter(|route| route.config.upstream == pool.config().name);
         uses.map(|route| route.name().to_string()).collect()
     };
     let discovery = |pool: &Pool| {

@@ -25,7 +25,7 @@ pub mod pool;
 pub mod paced;
 pub mod moved;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use attempt::Attempt;
 pub use checks::{Check, CheckChange, CheckConfig};

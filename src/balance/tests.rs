@@ -9,17 +9,17 @@ use super::{
 };
 
 /// Returns the server `192.0.2.1` with this port.
-pub(super) fn server(port: u16) -> ServerConfig {
+pub(crate) fn server(port: u16) -> ServerConfig {
     ServerAddress::Tcp { host: "192.0.2.1".to_owned(), port }.into()
 }
 
 /// Returns servers with the ports from 1 on, each with one of these weights.
-pub(super) fn weighted(weights: &[u16]) -> Vec<ServerConfig> {
+pub(crate) fn weighted(weights: &[u16]) -> Vec<ServerConfig> {
     let weight = |(port, weight): (u16, &u16)| ServerConfig { weight: (*weight).try_into().unwrap(), ..server(port) };
     (1..).zip(weights).map(weight).collect()
 }
 
-pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamConfig {
+pub(crate) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamConfig {
     UpstreamConfig {
         name: "chat".into(),
         servers,
@@ -50,27 +50,27 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
     }
 }
 
-pub(super) fn pool(balance: Balance, servers: Vec<ServerConfig>) -> Pool {
+pub(crate) fn pool(balance: Balance, servers: Vec<ServerConfig>) -> Pool {
     Pool::new(config(balance, servers), Instant::now())
 }
 
 /// Returns the port of a server.
-pub(super) fn port(name: &str) -> usize {
+pub(crate) fn port(name: &str) -> usize {
     name.rsplit(':').next().unwrap().parse().unwrap()
 }
 
 /// Chooses a server for a new request, and returns its port with the session.
-pub(super) fn choose(pool: &Pool, random: u64) -> Result<(usize, ServerSession), NoServer> {
+pub(crate) fn choose(pool: &Pool, random: u64) -> Result<(usize, ServerSession), NoServer> {
     choose_at(pool, random, 0)
 }
 
 /// Chooses a server at this time.
-pub(super) fn choose_at(pool: &Pool, random: u64, now_ms: u64) -> Result<(usize, ServerSession), NoServer> {
+pub(crate) fn choose_at(pool: &Pool, random: u64, now_ms: u64) -> Result<(usize, ServerSession), NoServer> {
     let picked = pool.choose(&mut Attempt::new(None, random), now_ms)?;
     Ok((port(picked.server.name()), picked.session))
 }
 
 /// Returns the ports of the servers in the order in which one request tries them.
-pub(super) fn order(pool: &Pool, mut attempt: Attempt, now_ms: u64) -> Vec<usize> {
+pub(crate) fn order(pool: &Pool, mut attempt: Attempt, now_ms: u64) -> Vec<usize> {
     std::iter::from_fn(|| pool.choose(&mut attempt, now_ms).ok()).map(|picked| port(picked.server.name())).collect()
 }

@@ -1,4 +1,4 @@
-//! `tollgate demo`: creates a CA, a certificate, a key, a token and an echo upstream, and serves with them.
+//! `tollgate demo`: creates a CA, a certificate, a key, tokens and a service with a page and a WebSocket, and serves it.
 
 use std::error::Error;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -7,7 +7,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
@@ -19,13 +18,9 @@ use x509_cert::der::DateTime;
 
 use super::args::{Demo, Token};
 use super::shell::quote;
-use super::{echo, signals, token};
+use super::{service, signals, token};
 use crate::admin::Admin;
 use crate::config;
-use crate::policy::host::HostPattern;
-use crate::policy::origin::{MissingOrigin, Origins};
-use crate::policy::pattern::PathPattern;
-use crate::policy::route::{RouteAction, RouteConfig};
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::server::serve::Server;
@@ -55,25 +50,22 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     let dir = TempDir::new()?;
     let addresses = addresses(demo.port)?;
     let port = addresses.first().map_or(demo.port, SocketAddr::port);
-    let echo = echo::start()?;
     write_certificates(&dir)?;
     let tokens = write_keys(&dir)?;
     let token = tokens.first().cloned().unwrap_or_default();
     let admin_token = format!("{:032x}", u128::from_be_bytes(random()));
     dir.write("admin-token", &admin_token)?;
     let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr())?;
-    let file = dir.write("tollgate.toml", &configuration(&addresses, port, echo, admin))?;
-
-    let mut config = config::load(&file).map_err(|report| report.to_string())?;
-    let _log = log::init(config.log);
     let url = format!("wss://localhost:{port}/echo");
     // A browser does not send what follows the `#`.
     let dashboard = format!("http://{admin}/#token={admin_token}");
     let page =
         PAGE.replace("{{TOKENS}}", &tokens.join(" ")).replace("{{URL}}", &url).replace("{{DASHBOARD}}", &dashboard);
-    let page = config.routes.first().map(|echo| page_route(echo, page.into()));
-    config.routes.extend(page);
-    // The page is not a part of the file, so a reload is not possible.
+    let service = service::start(page)?;
+    let file = dir.write("tollgate.toml", &configuration(&addresses, port, service, admin))?;
+
+    let config = config::load(&file).map_err(|report| report.to_string())?;
+    let _log = log::init(config.log);
     let admin = config.admin.clone();
     let server = Server::bind(config, None)?;
     let _admin = Admin::start(admin.as_ref(), None, server.control(), None)?;
@@ -87,22 +79,6 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     }
     server.run(stop, |_| {})?;
     Ok(())
-}
-
-/// The route of the page that a browser gets for `/`.
-fn page_route(echo: &RouteConfig, page: Arc<str>) -> RouteConfig {
-    RouteConfig {
-        name: "page".into(),
-        host: HostPattern::Any,
-        path: PathPattern::root(),
-        action: RouteAction::Page(page),
-        auth: Vec::new(),
-        refresh_path: None,
-        origins: Origins::new(None, MissingOrigin::Allow),
-        require: Vec::new(),
-        forward_claims: Vec::new(),
-        ..echo.clone()
-    }
 }
 
 /// Returns the loopback addresses of IPv4 and, if it can be bound, IPv6, both with the same port.
@@ -200,7 +176,7 @@ fn write_keys(dir: &TempDir) -> Result<Vec<String>, Box<dyn Error>> {
     SUBJECTS.into_iter().map(mint).collect()
 }
 
-fn configuration(addresses: &[SocketAddr], port: u16, echo: SocketAddr, admin: SocketAddr) -> String {
+fn configuration(addresses: &[SocketAddr], port: u16, service: SocketAddr, admin: SocketAddr) -> String {
     let listener = |address: &SocketAddr| {
         let certificates = "certificates = [{ chain = \"chain.pem\", key = \"key.pem\" }]";
         format!("[[listener]]\naddress = \"{address}\"\n{certificates}\n\n")
@@ -224,7 +200,14 @@ fn configuration(addresses: &[SocketAddr], port: u16, echo: SocketAddr, admin: S
          public_key_file = \"token-public.pem\"\n\
          token_from = [\"header\", \"query:token\", \"subprotocol:bearer\"]\n\n\
          [upstream.echo]\n\
-         servers = [\"{echo}\"]\n\n\
+         servers = [\"{service}\"]\n\n\
+         [[route]]\n\
+         name = \"page\"\n\
+         path = \"/\"\n\
+         upstream = \"echo\"\n\
+         http = true\n\
+         auth = \"none\"\n\
+         origins = [\"https://localhost:{port}\"]\n\n\
          [[route]]\n\
          name = \"echo\"\n\
          path = \"/echo\"\n\
@@ -259,8 +242,9 @@ impl Ready {
         let Self { url, token, page, dashboard, .. } = self;
         let (ca, file) = (quote(&self.ca), quote(&self.file));
         format!(
-            r#"Tollgate serves {url} in front of an echo server. A session needs the token below, may send 20 messages a
-second (40 at once), and ends with close code 1008 beyond that. Ctrl-C ends the demo.
+            r#"Tollgate serves {url} in front of an echo server, and that server's page on the same name. A session
+needs the token below, may send 20 messages a second (40 at once), and ends with close code 1008 beyond that. Ctrl-C ends
+the demo.
 
 In a browser, which warns about the demo's certificate: {page}
 The dashboard, which shows the sessions that this page opens: {dashboard}

@@ -10,7 +10,7 @@ pub mod run;
 mod check_online;
 pub mod check;
 pub mod demo;
-pub mod echo;
+pub mod service;
 pub mod token;
 mod print;
 pub mod schema;

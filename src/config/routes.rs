@@ -28,7 +28,7 @@ use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use crate::policy::pattern::PathPattern;
 use crate::policy::rewrite::Rewrite;
-use crate::policy::route::{OnRemoved, RouteAction, RouteConfig, shadowed};
+use crate::policy::route::{OnRemoved, RouteConfig, shadowed};
 
 const ROUTES_MAX: usize = 4096;
 const ORIGINS_MAX: usize = 256;
@@ -167,7 +167,7 @@ impl<'a> Parts<'a> {
             name: Arc::from(self.name?.value),
             host: self.host?,
             path: self.path?.value,
-            action: RouteAction::Proxy { upstream: Arc::from(upstream.name.as_str()) },
+            upstream: Arc::from(upstream.name.as_str()),
             upstream_host: self.upstream_host?,
             auth,
             origins: self.origins?,

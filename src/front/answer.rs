@@ -22,7 +22,7 @@ use super::upgrade::{OpenedSession, upgrade};
 use crate::policy::forwarded::Client;
 use crate::policy::rejection::Rejection;
 use crate::policy::request::RequestFacts;
-use crate::policy::route::{Route, Target};
+use crate::policy::route::Route;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
@@ -152,15 +152,6 @@ async fn respond(
         Err(OpeningError::NotUpgrade) if policy.routes().have_http() => {
             let (response, route) = http_request::forward(context, connection, policy, request, body).await?;
             return Ok((response, Answered::Forwarded(route)));
-        }
-        Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {
-            let rejected = || RejectedRequest::from(Rejection::Opening(OpeningError::NotUpgrade));
-            let target = (request.method(), request.uri());
-            let facts = RequestFacts::of_http(target, headers, client, request_id.0).ok_or_else(rejected)?;
-            let candidate = policy.begin(&facts).map_err(|_| rejected())?;
-            let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
-            authenticate(gateway, clients, candidate).await?;
-            return Ok(own(response::page(&page)));
         }
         Err(error) => return Err(Rejection::Opening(error).into()),
     };

@@ -18,7 +18,7 @@ use crate::policy::forward::{ForwardAuth, ForwardConfig};
 use crate::policy::live_keys::{KeySource, RemoteKeys};
 use crate::policy::logout::{LogoutEndpoint, LogoutRules};
 use crate::policy::quota::Rate;
-use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, RouteConfig, Routes, Target};
+use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteConfig, Routes};
 use crate::policy::token::{Verifier, VerifierConfig};
 use crate::tls::expiry::Expiry;
 use crate::tls::tickets::TicketKeys;
@@ -294,7 +294,9 @@ impl Snapshot {
         let logouts = logouts(config, &auths);
         let listeners = Listeners::build(config, (addresses, acme), before.map(|before| &before.listeners))?;
         let routes = config.routes.iter().filter_map(|route| {
-            let new = Route { config: route.clone(), auth: auth(route, &auths)?, target: target(route, &pools)? };
+            // A checked configuration has the upstream.
+            let pool = Arc::clone(pools.get(&route.upstream)?);
+            let new = Route { config: route.clone(), auth: auth(route, &auths)?, pool };
             let kept = before.and_then(|before| before.policy.routes().iter().find(|kept| is_same(kept, &new)));
             Some(kept.map_or_else(|| Arc::new(new), Arc::clone))
         });
@@ -360,23 +362,9 @@ fn logouts(config: &Config, auths: &BTreeMap<Arc<str>, Arc<AuthMethod>>) -> Vec<
     config.logouts.iter().filter_map(endpoint).collect()
 }
 
-/// Returns where the requests of a route go; `None` if the configuration lacks the upstream. A checked configuration
-/// has it.
-fn target(route: &RouteConfig, pools: &BTreeMap<Arc<str>, Arc<Pool>>) -> Option<Target> {
-    match &route.action {
-        RouteAction::Proxy { upstream } => pools.get(upstream).map(|pool| Target::Pool(Arc::clone(pool))),
-        RouteAction::Page(page) => Some(Target::Page(Arc::clone(page))),
-    }
-}
-
 /// Whether two routes have the same configuration and refer to the same objects.
 fn is_same(a: &Route, b: &Route) -> bool {
-    let same_target = match (&a.target, &b.target) {
-        (Target::Pool(a), Target::Pool(b)) => Arc::ptr_eq(a, b),
-        (Target::Page(_), Target::Page(_)) => true,
-        _ => false,
-    };
-    a.auth.is_same(&b.auth) && same_target && a.config == b.config
+    a.auth.is_same(&b.auth) && Arc::ptr_eq(&a.pool, &b.pool) && a.config == b.config
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use super::pattern::Params;
 use super::quota::{Count, Limiter, Quota};
 use super::rejection::{Rejected, Rejection};
 use super::request::{RequestFacts, RequestKind};
-use super::route::{AuthKind, AuthMethod, Route, Routes, Target};
+use super::route::{AuthKind, AuthMethod, Route, Routes};
 use super::session_slots::{Holder, SessionId};
 use super::token::TokenRecord;
 use crate::balance::Pool;
@@ -147,11 +147,8 @@ impl<'a> Candidate<'a> {
 
     fn check(&self) -> Result<(), Rejection> {
         let (config, counters) = (&self.route.config, &self.policy.counters);
-        match (self.facts.kind, &self.route.target) {
-            (RequestKind::WebSocket, Target::Pool(_)) | (RequestKind::Http(_), Target::Page(_)) => {}
-            (RequestKind::Http(_), Target::Pool(_)) if config.http => {}
-            (RequestKind::Http(_), Target::Pool(_)) => return Err(Rejection::Opening(OpeningError::NotUpgrade)),
-            (RequestKind::WebSocket, Target::Page(_)) => return Err(Rejection::NoRoute),
+        if matches!(self.facts.kind, RequestKind::Http(_)) && !config.http {
+            return Err(Rejection::Opening(OpeningError::NotUpgrade));
         }
         if !config.addresses.allow(self.facts.address) {
             return Err(Rejection::Address);
@@ -315,14 +312,13 @@ impl Authenticated<'_> {
     /// Takes the slot of the session, and those of its address and of its subject if these reject further sessions.
     ///
     /// # Errors
-    /// If one of these limits is reached, or the route does not lead to an upstream. No slot is taken then.
+    /// If one of these limits is reached. No slot is taken then.
     pub fn reserve(self, now: Clocks) -> Result<Admission, Rejected> {
         let Candidate { policy, facts, route, .. } = &self.candidate;
         let (limits, counters, name) = (&route.config.limits, &policy.counters, route.name());
         let auth = self.auth();
         let reject = |rejection| self.reject(rejection);
-        let Target::Pool(pool) = &route.target else { return Err(reject(Rejection::NoRoute)) };
-        let pool = Arc::clone(pool);
+        let pool = Arc::clone(&route.pool);
         let session_slot = counters.take_session(policy.max_sessions).ok_or_else(|| reject(Rejection::Full))?;
         let client = LimitedClient {
             route: name,

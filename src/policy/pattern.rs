@@ -29,11 +29,6 @@ enum SegmentPattern {
 }
 
 impl PathPattern {
-    /// The pattern that matches only `/`.
-    pub fn root() -> Self {
-        Self { segments: vec![SegmentPattern::Literal("".into())] }
-    }
-
     /// Returns the names of the placeholders, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(SegmentPattern::name)

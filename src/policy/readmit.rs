@@ -10,7 +10,7 @@ use super::grant::{Grant, Lease};
 use super::path::Path;
 use super::recheck::{Removed, admits};
 use super::rejection::Rejection;
-use super::route::{Route, Target};
+use super::route::Route;
 use super::session_slots::Holder;
 use crate::balance::Pool;
 
@@ -108,8 +108,5 @@ fn pool_of<'a>(route: &'a Route, session: &ForeignSession<'_>) -> Result<&'a Arc
     if !route.config.host.matches(&session.grant.host) {
         return Err(Removed::Host);
     }
-    match &route.target {
-        Target::Pool(pool) if *pool.config().name == *session.upstream => Ok(pool),
-        _ => Err(Removed::Upstream),
-    }
+    if *route.config.upstream == *session.upstream { Ok(&route.pool) } else { Err(Removed::Upstream) }
 }

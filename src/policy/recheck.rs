@@ -14,7 +14,7 @@ use super::path::Path;
 use super::pattern::Params;
 use super::rejection::Rejection;
 use super::requirement::Requirement;
-use super::route::{AuthKind, AuthMethod, OnRemoved, Route, Target};
+use super::route::{AuthKind, AuthMethod, OnRemoved, Route};
 use super::session_slots::Holder;
 
 /// An open session, as its worker knows it.
@@ -191,11 +191,10 @@ fn remains(route: &Route, session: &OpenSession<'_>) -> Result<(Option<Params>, 
         return Err(Removed::Host);
     }
     let params = params(route, session)?;
-    if config.action != before.action {
+    if config.upstream != before.upstream {
         return Err(Removed::Upstream);
     }
-    let Target::Pool(pool) = &route.target else { return Err(Removed::Upstream) };
-    Ok((params, pool.servers().any(|server| **server.name() == *session.server)))
+    Ok((params, route.pool.servers().any(|server| **server.name() == *session.server)))
 }
 
 /// Whether a later answer of the forward authentication service still admits a session: its subject is the same, and it

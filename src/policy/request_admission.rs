@@ -12,7 +12,7 @@ use super::credential::TokenSource;
 use super::grant::Grant;
 use super::limits::LimitKind;
 use super::rejection::{Rejected, Rejection};
-use super::route::{Route, Target};
+use super::route::Route;
 use crate::balance::Pool;
 
 /// The permission to forward one request to a server of one pool. It holds no slot.
@@ -30,11 +30,10 @@ impl Authenticated<'_> {
     /// Admits an ordinary request, which is charged to `request_rate`.
     ///
     /// # Errors
-    /// If its client has used up that rate, or the route does not lead to an upstream.
+    /// If its client has used up that rate.
     pub fn admit_request(self, now: Instant) -> Result<RequestAdmission, Rejected> {
         let route = self.parts().0.route();
-        let Target::Pool(pool) = &route.target else { return Err(self.reject(Rejection::NoRoute)) };
-        let pool = Arc::clone(pool);
+        let pool = Arc::clone(&route.pool);
         let mut exceeded = None;
         if let Err(rejection) = self.charge_request(now) {
             if !route.config.limits.is_reporting() {

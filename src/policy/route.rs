@@ -120,8 +120,8 @@ pub struct RouteConfig {
     pub host: HostPattern,
     /// The paths that it serves.
     pub path: PathPattern,
-    /// The action for an admitted request.
-    pub action: RouteAction,
+    /// The name of the `[upstream]` section that its requests go to.
+    pub upstream: Arc<str>,
     /// The `Host` that the upstream receives; `None`: the host that the client sent.
     pub upstream_host: Option<HeaderValue>,
     /// The names of its `[auth]` sections, in order; empty: the route is open to every client (`auth = "none"`).
@@ -161,18 +161,6 @@ pub enum OnRemoved {
     Close,
 }
 
-/// The action of a route for an admitted request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RouteAction {
-    /// Upgrades are proxied to the upstream of this name.
-    Proxy {
-        /// The name of the `[upstream]` section.
-        upstream: Arc<str>,
-    },
-    /// `GET` is answered with this HTML page. Only the demo has such a route.
-    Page(Arc<str>),
-}
-
 /// A route of a snapshot: its configuration, and the objects that the configuration names.
 #[derive(Debug)]
 pub struct Route {
@@ -180,8 +168,8 @@ pub struct Route {
     pub config: RouteConfig,
     /// The authentication of its clients.
     pub auth: Auth,
-    /// The target of its requests.
-    pub target: Target,
+    /// The servers of its requests.
+    pub pool: Arc<Pool>,
 }
 
 /// The authentication of a route's clients: by one of several `[auth]` sections, or none.
@@ -278,15 +266,6 @@ impl Auth {
         let same = |(a, b): (&Arc<AuthMethod>, &Arc<AuthMethod>)| Arc::ptr_eq(a, b);
         self.methods.len() == other.methods.len() && self.methods.iter().zip(&other.methods).all(same)
     }
-}
-
-/// The target of a route's requests.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// A server of this pool.
-    Pool(Arc<Pool>),
-    /// No server: this page is the response.
-    Page(Arc<str>),
 }
 
 impl Route {

@@ -17,7 +17,8 @@ use super::read::FRAMES_PER_CLOCK;
 use super::registry::{Command, SessionContext};
 use super::session_task::RelayTask;
 use super::*;
-use crate::balance::{Balance, ClosingRate, HealthConfig, Pool, UpstreamConfig, UpstreamLoss};
+use crate::balance::tests::config as pool_config;
+use crate::balance::{Balance, Pool, UpstreamLoss};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
 use crate::policy::counters::SharedCounts;
@@ -29,7 +30,7 @@ use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::request::RequestFacts;
 use crate::policy::rewrite::Rewrite;
-use crate::policy::route::{Auth, OnRemoved, Route, RouteAction, RouteConfig, Routes, Target};
+use crate::policy::route::{Auth, OnRemoved, Route, RouteConfig, Routes};
 use crate::record::{Opener, Sealer, TrafficSecret};
 use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::Lifecycle;
@@ -203,7 +204,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         name: "all".into(),
         host: HostPattern::Any,
         path: "/{*rest}".parse().unwrap(),
-        action: RouteAction::Proxy { upstream: "echo".into() },
+        upstream: "chat".into(),
         upstream_host: None,
         auth: Vec::new(),
         origins: Origins::new(None, MissingOrigin::Allow),
@@ -219,31 +220,8 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         on_removed: OnRemoved::Drain,
         limits,
     };
-    let upstream = UpstreamConfig {
-        discover: None,
-        name: "echo".into(),
-        servers: Vec::new(),
-        balance: Balance::default(),
-        health: HealthConfig { checks: None, eject_after: None, eject_max_percent: 50, slow_start: SHORT },
-        tls: None,
-        base_path: String::new(),
-        connect_timeout: SHORT,
-        response_timeout: SHORT,
-        http_response_timeout: SHORT,
-        retries: 0,
-        max_pending_requests: 1,
-        drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
-        rebalance: None,
-        loss: UpstreamLoss::default(),
-        hold_upgrades: None,
-        admit_rate: None,
-        queue_max: 0,
-        queue_timeout: Duration::ZERO,
-        proxy_protocol: false,
-        title_case_headers: false,
-    };
-    let target = Target::Pool(Arc::new(Pool::new(upstream, now)));
-    let route = Arc::new(Route { config, auth: Auth::default(), target });
+    let pool = Arc::new(Pool::new(pool_config(Balance::default(), Vec::new()), now));
+    let route = Arc::new(Route { config, auth: Auth::default(), pool });
     let policy = Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN, Arc::default());
     let opening = Opening {
         authority: "localhost",

@@ -13,7 +13,7 @@ use crate::balance::schedule::{Planned, Schedule, Target};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::Snapshot;
 use crate::policy::host::HostPattern;
-use crate::policy::route::{Route, Target as RouteTarget};
+use crate::policy::route::Route;
 use crate::relay::early_ends::EarlyEnd;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
@@ -144,7 +144,7 @@ async fn check(
 /// Returns the `Host` of a check: what sessions of the first route have that uses the upstream, or the address of the
 /// server if they have any host.
 fn host(snapshot: &Snapshot, pool: &Arc<Pool>, server: &str) -> HeaderValue {
-    let uses = |route: &&Arc<Route>| matches!(&route.target, RouteTarget::Pool(used) if Arc::ptr_eq(used, pool));
+    let uses = |route: &&Arc<Route>| Arc::ptr_eq(&route.pool, pool);
     let of_route = |route: &Arc<Route>| match (&route.config.upstream_host, &route.config.host) {
         (Some(host), _) => Some(host.clone()),
         (None, HostPattern::Exact(host)) => HeaderValue::from_str(host).ok(),

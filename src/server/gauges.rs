@@ -43,7 +43,7 @@ pub fn gauges(gateway: &Gateway) -> Gauges {
         config_generation: snapshot.generation(),
         certificates: snapshot.expiries().into_iter().map(certificate).collect(),
         acmes: snapshot.acmes().iter().map(|section| acme(section, clock::both().unix)).collect(),
-        routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
+        routes: snapshot.policy().routes().iter().map(|route| RouteGauges::of(route)).collect(),
         upstreams: snapshot.pools().map(|pool| UpstreamGauges::of(pool)).collect(),
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
         discoveries: snapshot.pools().filter_map(|pool| discovery(gateway, pool)).collect(),

@@ -58,7 +58,7 @@ impl Metered {
         let snapshot = self.gateway.snapshot();
         let gauges = Gauges {
             config_generation: snapshot.generation(),
-            routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
+            routes: snapshot.policy().routes().iter().map(|route| RouteGauges::of(route)).collect(),
             servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
             ..Gauges::default()
         };

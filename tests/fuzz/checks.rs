@@ -39,7 +39,6 @@ use tollgate::policy::key::KeySet;
 use tollgate::policy::limits::OnExcess;
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
 use tollgate::policy::pattern::PathPattern;
-use tollgate::policy::route::RouteAction;
 use tollgate::policy::token::{Verifier, VerifierConfig};
 use tollgate::session::Side;
 use tollgate::ws::close::Close;
@@ -237,7 +236,7 @@ pub fn config(data: &[u8]) {
         Ok(config) => {
             assert!(!config.listeners.is_empty() && !config.routes.is_empty());
             for route in &config.routes {
-                let RouteAction::Proxy { upstream } = &route.action else { panic!("a file describes no page") };
+                let upstream = &route.upstream;
                 let exists = config.upstreams.iter().any(|known| known.name == *upstream);
                 assert!(exists, "the upstream of a route does not exist");
                 let has_verifier = route.auth.iter().all(|auth| config.auths.contains_key(auth));

@@ -8,6 +8,8 @@ use super::super::origin::MissingOrigin;
 use super::super::quota::{Quota, Rate};
 use super::super::rewrite::Rewrite;
 use super::*;
+use crate::balance::Balance;
+use crate::balance::tests::pool;
 
 fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
     let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(1) };
@@ -15,7 +17,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
         name: name.into(),
         host: if host.is_empty() { HostPattern::Any } else { host.parse().unwrap() },
         path: path.parse().unwrap(),
-        action: RouteAction::Page("".into()),
+        upstream: "chat".into(),
         upstream_host: None,
         auth: Vec::new(),
         origins: Origins::new(None, MissingOrigin::Allow),
@@ -53,7 +55,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
             request_max_bytes: Some(1 << 20),
         }),
     };
-    Arc::new(Route { config, auth: Auth::default(), target: Target::Page("".into()) })
+    Arc::new(Route { config, auth: Auth::default(), pool: Arc::new(pool(Balance::default(), Vec::new())) })
 }
 
 /// Returns routes whose names are their host and path.

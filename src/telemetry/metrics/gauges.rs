@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::balance::Pool;
 use crate::policy::forward::{AuthOutcome, ForwardAuth};
-use crate::policy::route::{Route, Target};
+use crate::policy::route::Route;
 use crate::policy::token::Verifier;
 
 /// The values of a scrape that are kept elsewhere.
@@ -146,10 +146,9 @@ impl ForwardAuthGauges {
 }
 
 impl RouteGauges {
-    /// Returns the names of a route; `None` if it has no upstream.
-    pub fn of(route: &Route) -> Option<Self> {
-        let Target::Pool(pool) = &route.target else { return None };
-        Some(Self { route: Arc::clone(route.name()), upstream: Arc::clone(&pool.config().name) })
+    /// Returns the names of a route.
+    pub fn of(route: &Route) -> Self {
+        Self { route: Arc::clone(route.name()), upstream: Arc::clone(&route.config.upstream) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The upstream of the demo: a WebSocket server on loopback that echoes every message.
+//! The upstream of the demo: a server on loopback with a page and a WebSocket that echoes every message.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -6,9 +6,12 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
-use http::{Request, Response, StatusCode};
-use http_body_util::Empty;
+use http::header::{
+    CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,40 +22,49 @@ use tokio::sync::Semaphore;
 
 use crate::runtime::tasks::{Tasks, start_thread};
 use crate::ws::frame::{Header, Opcode, apply_mask};
-use crate::ws::handshake::{self, Opening};
+use crate::ws::handshake::{self, Opening, OpeningError};
 
 /// Maximum number of concurrent connections.
 const CONNECTIONS_MAX: usize = 1024;
 /// Maximum size of a frame's payload; the limit in the demo's configuration is smaller.
 const FRAME_MAX_BYTES: usize = 1024 * 1024;
 
-/// Starts the server on a thread that runs until the process ends. The kernel chooses the port.
+/// The policy of the page (CSP): it has its own styles and scripts, and opens WebSockets of this machine only.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                           connect-src 'self' wss://localhost:*; frame-ancestors 'none'";
+
+/// Starts the server on a thread that runs until the process ends. The kernel chooses the port. `page` is the HTML page
+/// for a `GET` that is not an upgrade.
 ///
 /// # Errors
 /// If the system cannot provide a port, a thread or an event queue.
-pub fn start() -> io::Result<SocketAddr> {
+pub fn start(page: String) -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
     let address = listener.local_addr()?;
-    start_thread("echo", runtime, accept(listener))?;
+    start_thread("echo", runtime, accept(listener, page.into()))?;
     Ok(address)
 }
 
-async fn accept(listener: TcpListener) {
+async fn accept(listener: TcpListener, page: Bytes) {
     let (tasks, permits) = (Tasks::default(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let Ok((stream, _)) = listener.accept().await else { continue };
+        let page = page.clone();
         tasks.start(async move {
             // An error concerns only its connection.
-            let _ = serve(stream).await;
+            let _ = serve(stream, page).await;
             drop(permit);
         });
     }
 }
 
-async fn serve(stream: TcpStream) -> io::Result<()> {
+async fn serve(stream: TcpStream, page: Bytes) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let service = service_fn(|request| Box::pin(async move { Ok::<_, Infallible>(answer(&request)) }));
+    let service = service_fn(|request| {
+        let page = page.clone();
+        Box::pin(async move { Ok::<_, Infallible>(answer(&request, page)) })
+    });
     let mut connection = http1::Builder::new()
         .keep_alive(false)
         .timer(hyper_util::rt::TokioTimer::new())
@@ -62,18 +74,36 @@ async fn serve(stream: TcpStream) -> io::Result<()> {
     echo(parts.io.into_inner(), parts.read_buf.to_vec()).await
 }
 
-fn answer(request: &Request<Incoming>) -> Response<Empty<Bytes>> {
-    let mut response = Response::new(Empty::new());
-    let opening = Opening::parse(request.method(), request.uri(), request.version(), request.headers());
-    let accept = opening.ok().and_then(|opening| HeaderValue::from_str(&handshake::accept(opening.key)).ok());
-    let Some(accept) = accept else {
-        *response.status_mut() = StatusCode::BAD_REQUEST;
-        return response;
+fn answer(request: &Request<Incoming>, page: Bytes) -> Response<Full<Bytes>> {
+    let opening = match Opening::parse(request.method(), request.uri(), request.version(), request.headers()) {
+        Ok(opening) => opening,
+        Err(OpeningError::NotUpgrade) if matches!(*request.method(), Method::GET | Method::HEAD) => {
+            return page_response(page);
+        }
+        Err(_) => return status(StatusCode::BAD_REQUEST),
     };
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let Ok(accept) = HeaderValue::from_str(&handshake::accept(opening.key)) else {
+        return status(StatusCode::BAD_REQUEST);
+    };
+    let mut response = status(StatusCode::SWITCHING_PROTOCOLS);
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+fn status(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
+
+fn page_response(page: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(page));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
     response
 }
 
