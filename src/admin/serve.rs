@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -267,18 +268,28 @@ async fn serve_connection(
 ) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    // A connection that was accepted gets its first answer: hyper would close it without one.
+    let has_request = CancellationToken::new();
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        has_request.cancel();
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX_BYTES)
         .max_headers(HEAD_MAX_HEADERS)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = std::pin::pin!(connection);
     // An error concerns only this connection: its client has disconnected, or is too slow.
     let ending = async {
         tokio::select! {
             () = stop.cancelled() => {}
-            _ = state.wait_for(|state| *state != Acceptance::Open) => {}
+            () = async {
+                let _ = state.wait_for(|state| *state != Acceptance::Open).await;
+                has_request.cancelled().await;
+            } => {}
         }
     };
     tokio::select! {

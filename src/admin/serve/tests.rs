@@ -52,15 +52,18 @@ async fn the_api_moves_and_requests_in_progress_are_answered() {
     let old = Process::start(&config, bind(config.clone(), None));
     let api = ListenAddress::Unix(path.clone());
     let metrics = ListenAddress::Tcp(old.admin.metrics_address().unwrap());
-    let mut caller = connect(&api);
+    // Connections are accepted in their order.
+    let (mut early, mut caller) = (connect(&api), connect(&api));
     send(&mut caller, "GET /v1/info", "keep-alive");
     assert!(answer_of_known_length(&mut caller).starts_with("HTTP/1.1 200"));
     let permit = old.server.control.upgrade().await.unwrap();
     let passed = pass(permit.sockets().await.unwrap());
     permit.pause_accepting().await.unwrap();
     let waiting = [ask(&api, "GET /v1/info"), ask(&metrics, "GET /healthz")];
-    // The next request of this client is for the new process.
+    // The next request of this client is for the new process. The other one has had no answer yet.
     assert_eq!(answer(caller), "");
+    send(&mut early, "GET /v1/info", "keep-alive");
+    assert!(answer(early).starts_with("HTTP/1.1 200"));
     let new = Process::start(&config, bind(config.clone(), Some(passed)));
     assert_eq!(new.admin.metrics_address(), old.admin.metrics_address());
     for waiting in waiting {
