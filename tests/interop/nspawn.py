@@ -42,7 +42,8 @@ shutil.copy(secrets.dir / "localhost.pem", etc / "fullchain.pem")
 shutil.copy(secrets.dir / "localhost.key", etc / "tls.key")
 (etc / "tls.key").chmod(0o600)
 config = (
-    harness.listener(secrets, '{ chain = "fullchain.pem", key = "credential:tls.key" }').replace("@PORT@", "443")
+    "[server]\nupgrade_on_reload = true\n\n"
+    + harness.listener(secrets, '{ chain = "fullchain.pem", key = "credential:tls.key" }').replace("@PORT@", "443")
     + harness.upstream("echo", 9001)
     + harness.route("echo", "/echo", "echo")
 )
@@ -138,6 +139,26 @@ with suite.check("`systemctl reload` signals the process, which keeps running an
     inside("systemctl", "reload", "tollgate")
     equal((shown("ActiveState"), shown("MainPID")), ("active", process))
     until(lambda: "SIGHUP" in journal() or "reload" in journal())
+    Session().client.kill()
+
+with suite.check("`systemctl reload` replaces the process if its program has changed, and the open session lives on"):
+    earlier, restarts = shown("MainPID"), shown("NRestarts")
+    program = root / "usr" / "local" / "bin" / "tollgate"
+    beside = program.with_name("tollgate.new")
+    shutil.copy(program, beside)
+    with beside.open("ab") as file:
+        file.write(b"\n")
+    beside.replace(program)
+    inside("systemctl", "reload", "tollgate")
+    until(lambda: shown("MainPID") not in (earlier, "0"), 60)
+    until(lambda: not pathlib.Path(f"/proc/{leader}/root/proc/{earlier}").exists(), 60)
+    equal((shown("ActiveState"), shown("SubState"), shown("NRestarts")), ("active", "running", restarts))
+    equal("handed over" in journal(), True)
+    session.client.stdin.write(b"\x81\x85\0\0\0\0hello")
+    session.client.stdin.flush()
+    while session.client.stdout.readline() != b"\r\n":
+        pass
+    equal(session.client.stdout.read(7), b"\x81\x05hello")
     Session().client.kill()
 
 with suite.check("the state directory belongs to the service and is closed to others"):
