@@ -237,7 +237,7 @@ impl Server {
             });
             lifecycle.start_drain(clock::now());
             tokio::select! {
-                () = drain(lifecycle, workers, &mut stop) => {}
+                () = drain(lifecycle, workers, &mut stop, replaced.is_some()) => {}
                 () = serve_closes(&mut requests, &reloader) => {}
             }
         };
@@ -360,8 +360,9 @@ async fn report_left_out(rejections: &RejectionLog) {
     }
 }
 
-/// Waits for the connections of the workers to end, and aborts those that do not end in time.
-async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Receiver<()>) {
+/// Waits for the connections of the workers to end, and aborts those that do not end in time, or at a further stop signal.
+/// The first one of a process that was replaced is for the service, and its drain has begun already.
+async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Receiver<()>, is_replaced: bool) {
     let ending = async {
         for worker in workers {
             worker.end().await;
@@ -370,7 +371,12 @@ async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Rec
     let aborting = async {
         tokio::select! {
             () = tokio::time::sleep(lifecycle.drain_timeout()) => {}
-            Some(()) = stop.recv() => {}
+            Some(()) = async {
+                if is_replaced {
+                    stop.recv().await?;
+                }
+                stop.recv().await
+            } => {}
         }
         lifecycle.abort();
         std::future::pending::<()>().await;

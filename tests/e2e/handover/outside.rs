@@ -288,6 +288,24 @@ fn counters(stage: &Stage) -> BTreeMap<String, f64> {
     totals.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
 }
 
+/// systemd stops all processes of the service. One that was replaced drains already, and a first signal does not cut it.
+#[test]
+fn a_stop_signal_does_not_cut_sessions_that_drain() {
+    let mut stage = Stage::new(Setup::new().server("drain_timeout = \"5m\""));
+    let old = Client::connect_with(&stage.gate, Arc::new(client_config(&[&TLS12])), "chat.example.com");
+    let mut drained = Session::open_over(old, &stage.upstream, &Request::to("/open/"), &[]);
+    let (earlier, _) = stage.upgrade();
+    drained.client.expect_close(1001);
+    drained.server.expect_close(1001);
+    earlier.signal(Signal::TERM);
+    drained.client.expect_nothing_yet();
+    drained.client.send_frame(Frame::close(1001, ""));
+    drained.server.send_frame(Frame::close(1001, ""));
+    drained.client.expect_clean_end();
+    drop(drained);
+    earlier.wait_end();
+}
+
 /// A revocation in the new process ends sessions that drain in the earlier one, also two upgrades later.
 #[test]
 fn revocations_reach_sessions_that_drain() {
