@@ -102,8 +102,8 @@ class Reader:
                 raise Malformed("the end of a chunk")
 
     def request(self):
-        while self.data.startswith(b"\r\n", self.at):
-            self.at += 2
+        while self.data.startswith((b"\r\n", b"\n"), self.at):
+            self.at = self.data.index(b"\n", self.at) + 1
         parts = self.line().split(b" ")
         if len(parts) != 3:
             raise Malformed("the request line")
