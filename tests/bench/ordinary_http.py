@@ -69,7 +69,8 @@ workers = {workers}
 # All clients have the same address, as behind a load balancer.
 handshakes_per_address = "off"
 max_handshakes = 512
-max_http_requests = 16000
+max_http_requests = 6000
+max_sessions = 100
 [log]
 level = "warn"
 [[listener]]

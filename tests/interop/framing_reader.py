@@ -1,6 +1,7 @@
 """A strict reader of HTTP/1.1 requests (RFC 9112), for the suite framing. It shares no code with any proxy.
 
-What the RFC lets a recipient repair is malformed here, except empty lines before a request.
+What the RFC lets a recipient repair is malformed here, except empty lines before a request. The extensions of a chunk may be any
+text without control characters.
 """
 
 import dataclasses
@@ -48,10 +49,9 @@ class Request:
 
 @dataclasses.dataclass
 class Reading:
-    """The requests in some bytes, the offset after the last one, and what follows: nothing, or the reason why it is no request."""
+    """The requests in some bytes, and what follows them: nothing, or the reason why it is no request."""
 
     requests: list
-    end: int = 0
     rest: str = ""
 
     def is_malformed(self):
@@ -142,7 +142,6 @@ def read(data):
     while reader.at < len(data):
         try:
             reading.requests.append(reader.request())
-            reading.end = reader.at
         except Malformed as why:
             reading.rest = f"malformed: {why}"
             break

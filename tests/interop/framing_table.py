@@ -263,6 +263,8 @@ CHUNKS = [
     ("trailer with a space before the colon", f"{CHUNKED}\r\n4\r\nbody\r\n0\r\nX-T : a\r\n\r\n", REFUSE),
 ]
 
+UPGRADE = ("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+           "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n")
 SIZE = f"{len(HIDDEN):x}"
 
 # Two requests, the second of which some reader takes for a body, or finds within the body of the first.
@@ -286,6 +288,8 @@ SECOND = [
     ("hidden by chunked in HTTP/1.0", f"POST /a HTTP/1.0\r\n~Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n{LAST}{HIDDEN}", REFUSE),
     ("hidden behind an upgrade to h2c", f"GET /a HTTP/1.1\r\n~Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n{HIDDEN}", REFUSE),
     ("hidden behind an unfinished upgrade", f"GET /a HTTP/1.1\r\n~Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n{HIDDEN}", REFUSE),
+    ("hidden in the body of an upgrade", f"GET /a HTTP/1.1\r\n~{UPGRADE}Content-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}", REFUSE),
+    ("hidden in a chunk of an upgrade", f"GET /a HTTP/1.1\r\n~{UPGRADE}Transfer-Encoding: chunked\r\n\r\n{SIZE}\r\n{HIDDEN}\r\n{LAST}", REFUSE),
     ("hidden behind an expectation", f"{POST}Content-Length: {len(HIDDEN)}\r\nExpect: 100-continue\r\n\r\n{HIDDEN}", PASS),
 ]
 
