@@ -109,6 +109,7 @@ class Bench:
         self.args, self.dir = args, tempfile.mkdtemp(prefix="httpbench-")
         os.chmod(self.dir, 0o755)  # the workers of nginx have another user
         make_certificate(self.dir)
+        self.context = ssl.create_default_context(cafile=f"{self.dir}/cert.pem")
         Path(self.dir, "files").mkdir()
         for name, size in SIZES.items():
             Path(self.dir, "files", name).write_bytes(os.urandom(size))
@@ -194,8 +195,7 @@ class Bench:
             stop(process)
 
     def connect(self, port):
-        context = ssl.create_default_context(cafile=f"{self.dir}/cert.pem")
-        return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 30), server_hostname="localhost")
+        return self.context.wrap_socket(socket.create_connection(("127.0.0.1", port), 30), server_hostname="localhost")
 
     def ask(self, connection, row):
         """Sends a request, and compares the body of the response with the file."""
