@@ -81,7 +81,8 @@ impl Chunk {
                 (Self::Size(Some(size)), b';') => Self::Extension(size),
                 (Self::Size(size), digit) => Self::Size(Some(with_digit(size.unwrap_or_default(), *digit)?)),
                 (Self::Extension(_) | Self::AtTrailer | Self::InTrailer, b'\n') => return Err(malformed()),
-                (extension @ Self::Extension(_), _) => extension,
+                // No control characters (RFC 9112 section 7.1.1).
+                (extension @ Self::Extension(_), b'\t' | b' '..=b'~' | 0x80..) => extension,
                 (Self::SizeLf(0) | Self::TrailerLf, b'\n') => Self::AtTrailer,
                 (Self::SizeLf(size), b'\n') => Self::Data(size),
                 (Self::Data(_), b'\r') => Self::DataLf,
@@ -155,6 +156,8 @@ mod tests {
             "4\nbody\r\n",
             "4;x\nbody\r\n",
             "4;x\r.\n",
+            "4;x\0\r\nbody",
+            "4;\x7f\r\nbody",
             "4\r\rbody",
             "4\r\nbody\n",
             "4\r\nbodyy\r\n",

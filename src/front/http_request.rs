@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, SET_COOKIE, UPGRADE};
+use http::header::{CONNECTION, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::answer_body::{AnswerBody, ForwardedBody};
 use super::authenticate::authenticate;
@@ -89,7 +89,11 @@ async fn exchange(
         let rejected = Rejected { route, auth, subject, ..Rejected::from(rejection) };
         RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), ..rejected.into() }
     };
-    let head = head(context, facts, admission, request.method()).map_err(&reject)?;
+    let mut head = head(context, facts, admission, request.method()).map_err(&reject)?;
+    if body.as_ref().is_some_and(|body| body.size_hint().exact().is_none()) {
+        // hyper sends no body of a GET or HEAD that does not say so.
+        head.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let progress = Arc::<BodyProgress>::default();
     let body_limits = BodyLimits { max_bytes: max_bytes(limits), timeout: connection.config.body_timeout };
     let has_body = body.is_some();

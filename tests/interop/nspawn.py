@@ -161,6 +161,12 @@ with suite.check("`systemctl reload` replaces the process if its program has cha
     equal(session.client.stdout.read(7), b"\x81\x05hello")
     Session().client.kill()
 
+# Without cgroup v2, systemd in a container waits at a stop for no process that it did not start.
+if inside("stat", "-fc", "%T", "/sys/fs/cgroup") != "cgroup2fs":
+    suite.skip("a stop after an upgrade drains", "this machine has cgroup v1")
+    inside("systemctl", "restart", "tollgate")
+    session = Session()
+
 with suite.check("the state directory belongs to the service and is closed to others"):
     state = root / "var" / "lib" / "private" / "tollgate"
     equal((state.stat().st_uid != 0, state.stat().st_mode & 0o777), (True, 0o700))
