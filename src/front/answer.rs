@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::SET_COOKIE;
+use http::header::{SET_COOKIE, UPGRADE};
 use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -118,10 +118,10 @@ async fn respond(
     if is_first && !context.gateway.process.lifecycle.is_admitting() {
         return Err(Rejection::Draining.into());
     }
-    // (a) The address is charged before the request is parsed. Further requests of a connection are charged to
-    // `request_rate`; each that is rejected closes it.
+    // (a) The address is charged before the request is parsed. Further requests of a client's connection are charged to
+    // `request_rate`; each that is rejected closes it. A trusted proxy carries many clients.
     let policy = snapshot.policy();
-    if is_first {
+    if is_first || request.headers().contains_key(UPGRADE) || connection.is_of_proxy() {
         policy.charge(client.address, clock::now())?;
     }
     let own = |response: Response<Full<Bytes>>| (response.map(AnswerBody::Own), Answered::Closed);

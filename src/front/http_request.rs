@@ -52,7 +52,7 @@ pub(super) async fn forward(
         if let Some(limit) = admission.exceeded() {
             context.metrics.count_reported_request(route.name(), limit);
         }
-        let permit = connection.permit().ok_or_else(|| reject(Rejection::Full))?;
+        let permit = connection.permit(context.client.address).ok_or_else(|| reject(Rejection::Full))?;
         connection.carry_requests();
         let has_body = length != BodyLength::Known(0);
         if has_body {

@@ -72,9 +72,9 @@ impl<'a> RequestConnection<'a> {
         handshake_pacing::release();
     }
 
-    /// Returns a permit for an ordinary request, if one is free.
-    pub(super) fn permit(&self) -> Option<AddressPermit> {
-        self.gateway.request_limit.request(self.counted())
+    /// Returns a permit for an ordinary request of a client, if one is free.
+    pub(super) fn permit(&self, client: IpAddr) -> Option<AddressPermit> {
+        self.gateway.request_limit.request(self.config.counted(Peer::Ip(client)))
     }
 
     /// Whether the connection may stay open after the response in progress: there is room, and the process does not
@@ -92,6 +92,11 @@ impl<'a> RequestConnection<'a> {
             *kept = self.gateway.request_limit.connection(self.counted());
         }
         kept.is_some()
+    }
+
+    /// Whether the peer is a trusted proxy, which carries the requests of many clients.
+    pub(super) fn is_of_proxy(&self) -> bool {
+        self.config.trusted_proxies.contains(self.peer.0)
     }
 
     fn counted(&self) -> Option<IpAddr> {

@@ -51,7 +51,13 @@ impl Body for ResponseBody {
                 return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
             }
         }
-        this.has_ended = this.has_ended || matches!(polled, Poll::Ready(None));
+        // hyper polls no further after the trailers.
+        this.has_ended = this.has_ended
+            || match &polled {
+                Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+                Poll::Ready(None) => true,
+                _ => false,
+            };
         polled.map(|frame| frame.map(|frame| frame.map_err(io::Error::other)))
     }
 

@@ -140,6 +140,11 @@ fn trailers_are_passed_on() {
     );
     let answer = client.message();
     assert_eq!((answer.body.as_str(), answer.trailers), ("ok", vec!["x-sum: 8".to_owned()]));
+    // Both connections carry the next request.
+    client.send(request("GET", "/open/", "", "").as_bytes());
+    server.head();
+    server.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
+    assert_eq!(client.message().body, "next");
 }
 
 /// A body beyond `request_max_size` gets a 413: by its length at once, and in chunks as soon as it is too long.
