@@ -30,7 +30,7 @@ keys! {
         "Resident memory of the process above which new sessions are answered with 503; they are admitted again below 95% of \
          it.";
     UPGRADE_RATE = "server" "upgrade_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
-        "Rate limit on the requests of one client address, upgrades or not; a request beyond it gets a 429.";
+        "Rate limit on the upgrades, first requests and rejected requests of one client address; beyond it they get a 429.";
     UPGRADE_BURST = "server" "upgrade_burst", number(1, COUNT_MAX), Derived("the count of upgrade_rate"),
         "Number of these requests that may arrive at once.";
     SHUTDOWN_DELAY = "server" "shutdown_delay", span(Duration::ZERO, HOUR), Value("\"0s\""),

@@ -31,14 +31,14 @@ use crate::telemetry::request::RequestId;
 use crate::telemetry::trace_context::TraceContext;
 use crate::ws::handshake::{Opening, OpeningError};
 
-/// What a request becomes.
+/// The state of a connection after a request.
 #[derive(Debug)]
 pub(super) enum Answered {
-    /// A session, once its 101 is written.
+    /// It becomes a session, once its 101 is written.
     Upgraded(Box<OpenedSession>),
-    /// An exchange with an upstream, after which the connection may carry another request.
+    /// It carries the response of an upstream, and may carry another request after it.
     Forwarded(Arc<Route>),
-    /// Nothing: the connection closes after the response.
+    /// It closes after the response.
     Closed,
 }
 
@@ -69,7 +69,8 @@ pub(super) async fn answer(
     let metrics = connection.worker.metrics();
     let context = Context { gateway, metrics, client, request_id, trace, summary, phases, generation, started };
     let has_tls = connection.config.tls.is_some();
-    match respond(&context, connection, &snapshot, is_first, request, body).await {
+    let is_counted = is_first || request.headers().contains_key(UPGRADE);
+    match respond(&context, connection, &snapshot, is_counted, request, body).await {
         Ok((mut response, answered)) => {
             if let Some(route) = answered.route() {
                 route_headers::add(response.headers_mut(), &route.config, has_tls);
@@ -77,6 +78,10 @@ pub(super) async fn answer(
             (response, answered)
         }
         Err(rejected) => {
+            if !is_counted {
+                // Its own status is the answer, also beyond the rate.
+                let _ = snapshot.policy().charge(client.address, clock::now());
+            }
             let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
             let event = RejectionEvent {
                 route: rejected.rejected.route.as_deref(),
@@ -109,19 +114,19 @@ async fn respond(
     context: &Context<'_>,
     connection: &RequestConnection<'_>,
     snapshot: &Snapshot,
-    is_first: bool,
+    is_counted: bool,
     request: &Request<()>,
     body: Incoming,
 ) -> Result<(Response<AnswerBody>, Answered), RejectedRequest> {
     let (headers, client) = (request.headers(), context.client);
-    // A connection that is kept carries one more request: it is closed after the response.
-    if is_first && !context.gateway.process.lifecycle.is_admitting() {
+    // A connection that is kept carries one more ordinary request: it is closed after the response.
+    if is_counted && !context.gateway.process.lifecycle.is_admitting() {
         return Err(Rejection::Draining.into());
     }
-    // (a) The address is charged before the request is parsed. Further requests of a client's connection are charged to
-    // `request_rate`; each that is rejected closes it. A trusted proxy carries many clients.
+    // (a) The address is charged before the request is parsed. Further ordinary requests of a connection are charged to
+    // `request_rate`, and here only if they are rejected.
     let policy = snapshot.policy();
-    if is_first || request.headers().contains_key(UPGRADE) || connection.is_of_proxy() {
+    if is_counted {
         policy.charge(client.address, clock::now())?;
     }
     let own = |response: Response<Full<Bytes>>| (response.map(AnswerBody::Own), Answered::Closed);

@@ -85,7 +85,7 @@ impl ForwardedBody {
 /// Removes the trailer fields that the client must not get from an upstream.
 fn filtered(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
-        Ok(trailers) => Frame::trailers(headers::to_client(&trailers)),
+        Ok(trailers) => Frame::trailers(headers::trailers_to_client(&trailers)),
         Err(data) => data,
     }
 }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, SERVER, TE, TRAILER, UPGRADE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, EXPIRES, FORWARDED, HOST, ORIGIN,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, SERVER, SET_COOKIE, TE,
+    TRAILER, UPGRADE, VARY, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -155,6 +156,22 @@ fn add(headers: &mut HeaderMap, facts: &RequestFacts<'_>, admitted: &Admitted<'_
 /// Removes the trailer fields of a client that an upstream could take for headers that it must not get from one.
 pub(super) fn retain_trailers(route: &Route, trailers: &mut HeaderMap) {
     *trailers = of_client(trailers, &[], &withheld(route, &of_claims(route)));
+    drop_head_fields(trailers);
+}
+
+/// Returns the trailer fields of an upstream that the client gets.
+pub(super) fn trailers_to_client(upstream: &HeaderMap) -> HeaderMap {
+    let mut trailers = to_client(upstream);
+    drop_head_fields(&mut trailers);
+    trailers
+}
+
+/// Removes the fields that must not be in trailers (RFC 9110 section 6.5.1): a recipient that merges trailers into the
+/// head would take credentials, cookies and rules of caches from them that nobody has checked.
+fn drop_head_fields(trailers: &mut HeaderMap) {
+    const OF_HEAD: [HeaderName; 8] =
+        [AUTHORIZATION, CACHE_CONTROL, COOKIE, EXPIRES, ORIGIN, SET_COOKIE, VARY, WWW_AUTHENTICATE];
+    retain(trailers, |name| !OF_HEAD.contains(name) && !name.as_str().starts_with("content-"));
 }
 
 /// Returns the headers of a client that another server may see: none about its connection or the opening handshake, and

@@ -94,11 +94,6 @@ impl<'a> RequestConnection<'a> {
         kept.is_some()
     }
 
-    /// Whether the peer is a trusted proxy, which carries the requests of many clients.
-    pub(super) fn is_of_proxy(&self) -> bool {
-        self.config.trusted_proxies.contains(self.peer.0)
-    }
-
     fn counted(&self) -> Option<IpAddr> {
         self.config.counted(self.peer.0)
     }

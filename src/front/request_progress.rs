@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::body_scanner::BodyScanner;
 use crate::policy::framing::HeadShape;
 
-/// What the client's stream does with the bytes that the client sends.
+/// The phase of a connection, which decides whether hyper gets the bytes that the client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {

@@ -184,7 +184,8 @@ impl Upgrade<'_> {
             }
             Err(Stop::SessionsLeft(error)) => {
                 tracing::error!(%error, "the move of sessions has stopped: those that are left drain in this process");
-                moves.stays = moves.stays.saturating_add(moves.count_left().await);
+                // Those that were resumed are counted already.
+                moves.stays = moves.count_left().await.saturating_sub(sender.counts().drained);
             }
         }
         // systemd ends all other processes of the service when the main one fails.
@@ -250,7 +251,7 @@ impl Moves<'_> {
         }
     }
 
-    /// Returns the number of sessions that were not asked to move, or refused it.
+    /// Returns the number of sessions that are in this process.
     async fn count_left(&self) -> usize {
         self.control.gateway().workers.list().await.len()
     }

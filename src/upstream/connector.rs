@@ -408,7 +408,7 @@ impl Connector {
         }
     }
 
-    fn note_success(&self, pool: &Pool, server: &Server) {
+    pub(super) fn note_success(&self, pool: &Pool, server: &Server) {
         let change = server.health().succeed(self.now_ms(pool), || self.may_log(pool));
         pool.queue().wake_first();
         if let Some(Change::Recovered { failures }) = change {

@@ -128,10 +128,18 @@ impl HttpExchange<'_> {
         *request.headers_mut() = self.request.head.headers().clone();
         let response = connection.exchange(request, config.http_response_timeout, self.request.progress).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // The server has got the request.
+            self.is_repeatable = false;
             return Err(OpenError::Broken(io::Error::other("a 101 that was not asked for")));
         }
-        connector.note_status(pool, server, response.status());
-        let home = (!config.proxy_protocol).then(|| Home {
+        if is_failure(response.status()) {
+            connector.note_status(pool, server, response.status());
+        } else {
+            connector.note_success(pool, server);
+        }
+        // A server that wrongly sends the body of a HEAD would answer the next request with it.
+        let may_stay = !config.proxy_protocol && *self.request.head.method() != Method::HEAD;
+        let home = may_stay.then(|| Home {
             connections: Arc::clone(self.connections),
             pool: Arc::clone(pool),
             server: Arc::clone(server.name()),
@@ -154,6 +162,12 @@ impl HttpExchange<'_> {
         connector.note_failure(pool, server, failure, &detail);
         Failed::Finally(error_at(server, rejection, detail))
     }
+}
+
+/// Whether a response counts as a failure of its server: only a status that a gateway or an overloaded server sends. A
+/// client, which chooses the method, the path and the body, can provoke the others.
+fn is_failure(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 fn error_at(server: &Server, rejection: Rejection, detail: String) -> AskError {

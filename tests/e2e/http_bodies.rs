@@ -128,15 +128,18 @@ fn trailers_are_passed_on() {
     let upstream = Upstream::bind();
     let gate = Setup::new().route("http = true\nset_headers = { X-Set = \"own\" }").start(&upstream);
     let mut client = Client::connect(&gate);
-    let lines = "Transfer-Encoding: chunked\r\nTE: trailers\r\nTrailer: X-Sum, X-Real-IP, X-Set\r\n";
-    let body = "4\r\nbody\r\n0\r\nX-Sum: 7\r\nX-Real-IP: 1.2.3.4\r\nx_set: forged\r\nX-Set: forged\r\n\r\n";
+    let lines =
+        "Transfer-Encoding: chunked\r\nTE: trailers\r\nTrailer: X-Sum, X-Real-IP, X-Set, Cookie, Authorization\r\n";
+    let body = "4\r\nbody\r\n0\r\nX-Sum: 7\r\nX-Real-IP: 1.2.3.4\r\nx_set: forged\r\nX-Set: forged\r\nCookie: a=b\r\n\
+                Authorization: Bearer forged\r\n\r\n";
     client.send(request("POST", "/open/", lines, body).as_bytes());
     let mut server = upstream.accept();
     let asked = server.message();
     assert_eq!((asked.head.get("TE"), asked.head.get("Connection")), (Some("trailers"), Some("TE")));
     assert_eq!((asked.body.as_str(), asked.trailers), ("body", vec!["x-sum: 7".to_owned()]));
     server.send(
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 8\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Set-Cookie\r\n\r\n2\r\nok\r\n0\r\n\
+          X-Sum: 8\r\nSet-Cookie: a=b\r\n\r\n",
     );
     let answer = client.message();
     assert_eq!((answer.body.as_str(), answer.trailers), ("ok", vec!["x-sum: 8".to_owned()]));

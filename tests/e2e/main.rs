@@ -17,6 +17,7 @@ mod logout;
 mod requests;
 mod http;
 mod http_bodies;
+mod http_clients;
 mod http_connections;
 mod http_framing;
 mod closes;

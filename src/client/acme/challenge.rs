@@ -37,7 +37,7 @@ impl fmt::Display for ChallengeKind {
 #[derive(Debug, Default)]
 pub struct Challenges(ArcSwapOption<Challenge>);
 
-/// What a listener has to answer. `Debug` shows no part of it.
+/// A name, and the answer of the listeners to its validation. `Debug` shows no part of it.
 struct Challenge {
     name: Arc<str>,
     answer: Answer,
