@@ -17,6 +17,7 @@
 //! | [`telemetry`] | out | the log, the table of metrics and their last hour, the last events |
 //! | [`client`] | out | the HTTP client for key sets and forward auth |
 //! | [`upstream`] | out | the servers: choice, connect, the opening handshake with them, and checks |
+//! | [`cluster`] | out | Redis or Valkey: state that several nodes share |
 //! | [`tls`] | out | certificates, the TLS handshake, the client's byte stream |
 //! | [`relay`] | out | moves the bytes of one session |
 //! | [`front`] | out | a connection: TLS, HTTP, one request, admission, upgrade |
@@ -63,6 +64,7 @@ pub mod runtime;
 pub mod telemetry;
 pub mod client;
 pub mod upstream;
+pub mod cluster;
 pub mod tls;
 pub mod relay;
 pub mod front;

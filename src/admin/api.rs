@@ -22,7 +22,7 @@ use super::extract::check_type;
 use super::problem::{PROBLEM_TYPE, Problem};
 use super::state::{Shared, State};
 use super::{
-    auths, certificates, events, frames, handover, history, metrics, operations, process, revocations, routes, schema,
+    auths, certificates, events, frames, handover, history, metrics, nodes, operations, process, revocations, routes, schema,
     servers, sessions, upstreams,
 };
 use crate::server::control::Control;
@@ -45,6 +45,7 @@ pub(super) fn admin(mut state: State, access: Access) -> Router {
         .routes(routes!(process::readyz))
         .routes(routes!(metrics::scrape))
         .routes(routes!(process::info))
+        .routes(routes!(nodes::list))
         .routes(routes!(process::reload))
         .routes(routes!(handover::upgrade))
         .routes(routes!(process::log_level))

@@ -19,6 +19,7 @@ mod view;
 mod handover;
 mod process;
 mod metrics;
+mod nodes;
 mod history;
 mod explain;
 mod events;

@@ -126,7 +126,8 @@ pub(super) async fn healthz() -> &'static str {
 )]
 pub(super) async fn readyz(Extract(state): Shared) -> Result<&'static str> {
     if state.control.gateway().process.lifecycle.is_ready() {
-        return Ok("ready\n");
+        let is_alone = state.control.gateway().cluster.as_ref().is_some_and(|cluster| !cluster.link.is_up());
+        return Ok(if is_alone { "ready, without the cluster's server\n" } else { "ready\n" });
     }
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the process is about to stop"))
 }

@@ -55,6 +55,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
         logouts: logout::rules(root, logouts, routes.as_deref())?,
         routes: routes?,
         acmes: acmes?,
+        cluster: None,
         auths: auths.into_iter().filter_map(|named| named.value.into_config()).collect(),
         upstreams: upstreams.into_iter().map(|named| named.value).collect::<Option<_>>()?,
         warnings: Report::new(Path::new(""), "", Vec::new()),

@@ -11,9 +11,11 @@ mod balance;
 mod balance_warnings;
 mod certificate;
 mod claims;
+mod cluster;
 mod common;
 mod cookie;
 mod diagnostic;
+mod digest;
 mod discover;
 mod file;
 mod files;
@@ -47,8 +49,10 @@ mod upstreams;
 mod assemble;
 
 pub use self::acme::{AcmeConfig, ExternalAccount};
+pub use self::cluster::{ClusterConfig, ClusterServers, OnOutage, RedisAddress, Shares};
 pub use self::certificate::{EXPIRES_SOON, parse_certificate};
 pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
+pub use self::digest::digest;
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, admin_client, check, load, parse, recheck};
 pub use self::model::{

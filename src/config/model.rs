@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::acme::AcmeConfig;
+use super::cluster::ClusterConfig;
 use super::diagnostic::Report;
 pub use crate::balance::TlsMinVersion;
 use crate::balance::UpstreamConfig;
@@ -47,6 +48,8 @@ pub struct Config {
     pub logouts: BTreeMap<Arc<str>, LogoutRules>,
     /// The `[acme.NAME]` sections that listeners use, in the order of the file.
     pub acmes: Vec<Arc<AcmeConfig>>,
+    /// The `[cluster]` section, if there is one.
+    pub cluster: Option<Arc<ClusterConfig>>,
     /// The upstreams, in the order of the file.
     pub upstreams: Vec<UpstreamConfig>,
     /// The revocations of `revocations_file`, which are applied without a new snapshot.

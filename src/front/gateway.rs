@@ -12,6 +12,7 @@ use super::snapshot::Snapshot;
 use super::waiting::{Waiting, WaitingRequest};
 use crate::client::KeySets;
 use crate::client::acme::HeldSections;
+use crate::cluster::handle::Cluster;
 use crate::policy::counters::Counters;
 use crate::relay::Process;
 use crate::relay::workers::Workers;
@@ -59,6 +60,8 @@ pub struct Gateway {
     pub refreshes: Semaphore,
     /// The log of rejections.
     pub rejections: RejectionLog,
+    /// What several nodes share, if the process is one of them.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 impl Gateway {
@@ -89,7 +92,14 @@ impl Gateway {
             waiting: Waiting::default(),
             refreshes: Semaphore::new(REFRESHES_MAX),
             rejections: RejectionLog::new(),
+            cluster: None,
         }
+    }
+
+    /// Makes the process a node of a cluster.
+    #[must_use]
+    pub fn in_cluster(self, cluster: Option<Arc<Cluster>>) -> Self {
+        Self { cluster, ..self }
     }
 
     /// Returns the current snapshot. A request loads it once and uses it until its end.

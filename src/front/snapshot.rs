@@ -97,6 +97,11 @@ impl Snapshot {
         self.on_reload == OnReload::Recheck
     }
 
+    /// Returns the text of the configuration.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Returns the resident memory above which new sessions are rejected, in bytes.
     pub fn memory_max(&self) -> Option<u64> {
         self.memory_max

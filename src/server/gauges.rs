@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balance::Pool;
+use crate::cluster::handle::Cluster;
 use crate::front::gateway::Gateway;
 use crate::front::listeners::AcmeSection;
 use crate::runtime::clock;
 use crate::telemetry::log;
 use crate::telemetry::metrics::gauges::{
-    AcmeGauges, CertificateGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
+    AcmeGauges, CertificateGauges, ClusterGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
     UpstreamGauges,
 };
 use crate::tls::expiry::Expiry;
@@ -25,6 +26,11 @@ fn acme(section: &AcmeSection, now: Duration) -> AcmeGauges {
     let (issued, failed) = held.orders();
     let names = config.names.iter().map(|name| (Arc::clone(name), is_valid(name))).collect();
     AcmeGauges { acme: Arc::clone(&config.name), names, issued, failed }
+}
+
+fn cluster(cluster: &Cluster) -> ClusterGauges {
+    let nodes = u64::try_from(cluster.nodes.count()).unwrap_or(u64::MAX);
+    ClusterGauges { is_up: cluster.link.is_up(), nodes }
 }
 
 /// Returns the values of an upstream whose servers are discovered.
@@ -43,6 +49,7 @@ pub fn gauges(gateway: &Gateway) -> Gauges {
         config_generation: snapshot.generation(),
         certificates: snapshot.expiries().into_iter().map(certificate).collect(),
         acmes: snapshot.acmes().iter().map(|section| acme(section, clock::both().unix)).collect(),
+        cluster: gateway.cluster.as_deref().map(cluster),
         routes: snapshot.policy().routes().iter().map(|route| RouteGauges::of(route)).collect(),
         upstreams: snapshot.pools().map(|pool| UpstreamGauges::of(pool)).collect(),
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),

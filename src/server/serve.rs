@@ -13,6 +13,7 @@ use super::accept;
 use super::acme;
 use super::api_sockets::ApiSockets;
 use super::checks;
+use super::cluster;
 use super::control::{Control, ControlRequest, HandedOver, ProcessFacts};
 use super::descriptors::fit_descriptors;
 use super::draining;
@@ -33,6 +34,7 @@ use super::watchdog;
 use super::worker::Worker;
 use crate::balance::moved::STARTED_BEFORE;
 use crate::client::KeySets;
+use crate::cluster::handle::Cluster;
 use crate::config::{Config, ListenAddress};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
@@ -160,8 +162,8 @@ impl Server {
         let workers = config.server.workers.get();
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
-        let gateway =
-            Arc::new(Gateway::new(snapshot, (counters, key_sets, acme), connector, process, limits, channels));
+        let gateway = Gateway::new(snapshot, (counters, key_sets, acme), connector, process, limits, channels);
+        let gateway = Arc::new(gateway.in_cluster(config.cluster.as_ref().map(|config| Arc::new(Cluster::new(config)))));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
         if let Some(moved) = moved {
             moved.import(&gateway);
@@ -250,6 +252,7 @@ impl Server {
                 () = checks::run(&gateway, early_ends) => {}
                 () = key_loss::watch(&gateway) => {}
                 () = acme::run(&gateway) => {}
+                () = cluster::run(&gateway) => {}
                 () = draining::run(&gateway) => {}
                 () = report_left_out(&gateway.rejections) => {}
                 () = watch_expiry(|| gateway.snapshot().expiries()) => {}

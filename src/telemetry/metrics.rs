@@ -2,6 +2,7 @@
 
 mod acme;
 pub mod cells;
+mod cluster;
 mod definition;
 mod discovery;
 pub mod gauges;

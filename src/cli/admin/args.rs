@@ -68,8 +68,11 @@ pub struct Status {
     #[command(flatten)]
     pub connection: Connection,
     /// Print how to open the dashboard in a browser, and connect to nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cluster")]
     pub open: bool,
+    /// List the nodes of the cluster
+    #[arg(long)]
+    pub cluster: bool,
 }
 
 /// The arguments of `sessions`.

@@ -5,6 +5,7 @@ pub mod failure;
 pub mod client;
 pub mod output;
 pub mod select;
+mod nodes;
 pub mod open;
 pub mod status;
 pub mod sessions;

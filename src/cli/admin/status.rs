@@ -1,4 +1,4 @@
-//! `tollgate status`: prints facts about a running process, or how to open its dashboard.
+//! `tollgate status`: prints facts about a running process, the nodes of its cluster, or how to open its dashboard.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::args::Status;
 use super::client::Client;
 use super::failure::Failure;
-use super::{open, output};
+use super::{nodes, open, output};
 
 /// Prints facts about the process. The exit code is 1 if it cannot be reached.
 pub fn run(arguments: &Status) -> ExitCode {
@@ -18,6 +18,9 @@ pub fn run(arguments: &Status) -> ExitCode {
 fn show(arguments: &Status) -> Result<(), Failure> {
     if arguments.open {
         return open::show(&arguments.connection);
+    }
+    if arguments.cluster {
+        return nodes::show(&arguments.connection);
     }
     let info = Client::new(&arguments.connection)?.request(Method::GET, "/v1/info", None)?;
     if arguments.connection.json { output::print_json(&info) } else { output::print(&summary(&info)) }

@@ -17,6 +17,8 @@ pub struct Gauges {
     pub certificates: Vec<CertificateGauges>,
     /// The `[acme]` sections that listeners use.
     pub acmes: Vec<AcmeGauges>,
+    /// Whether the server of the cluster answers, and the number of nodes; `None`: the process is in no cluster.
+    pub cluster: Option<ClusterGauges>,
     /// The snapshot's routes.
     pub routes: Vec<RouteGauges>,
     /// The snapshot's pools.
@@ -58,6 +60,15 @@ pub struct AcmeGauges {
     pub issued: u64,
     /// The number of orders that failed.
     pub failed: u64,
+}
+
+/// The values of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterGauges {
+    /// Whether its server answers.
+    pub is_up: bool,
+    /// The number of nodes that are not dead.
+    pub nodes: u64,
 }
 
 /// A route. It has no values of its own, but series even without sessions.

@@ -2,6 +2,7 @@
 
 use super::acme;
 use super::cells::{SESSION_BOUNDS, UPGRADE_BOUNDS};
+use super::cluster;
 use super::collect::{
     certificates, closes, handshakes, histograms, outcomes, per_route, reported, request_durations, requests,
 };
@@ -323,6 +324,8 @@ pub static TABLE: &[Definition] = &[
     },
     acme::VALID,
     acme::ORDERS,
+    cluster::UP,
+    cluster::NODES,
     Definition {
         name: "tollgate_log_lines_dropped_total",
         kind: Kind::Counter,

@@ -1,0 +1,80 @@
+//! `tollgate status --cluster`: lists the nodes of the cluster.
+
+use http::Method;
+use serde_json::Value;
+
+use super::args::Connection;
+use super::client::Client;
+use super::failure::Failure;
+use super::output::{self, Column, number, text};
+
+const COLUMNS: [Column; 9] = [
+    Column { title: "", is_number: false },
+    Column { title: "NODE", is_number: false },
+    Column { title: "NAME", is_number: false },
+    Column { title: "ADDRESS", is_number: false },
+    Column { title: "VERSION", is_number: false },
+    Column { title: "CONFIG", is_number: false },
+    Column { title: "GENERATION", is_number: true },
+    Column { title: "SESSIONS", is_number: true },
+    Column { title: "SILENT", is_number: true },
+];
+
+/// Prints the nodes.
+pub(super) fn show(connection: &Connection) -> Result<(), Failure> {
+    let answer = Client::new(connection)?.request(Method::GET, "/v1/nodes", None)?;
+    if connection.json { output::print_json(&answer) } else { output::print(&list(&answer)) }
+}
+
+/// Returns a table with a line for each node, and whether the server answers.
+fn list(answer: &Value) -> String {
+    let Some(is_up) = answer.get("server_answers").and_then(Value::as_bool) else {
+        return "This process is in no cluster: its configuration has no [cluster] section.\n".to_owned();
+    };
+    let nodes = answer.get("nodes").and_then(Value::as_array).cloned().unwrap_or_default();
+    let own = nodes.iter().find(|node| is_this(node)).map(|node| text(node, "config"));
+    let rows: Vec<Vec<String>> = nodes.iter().map(|node| row(node, own.as_deref())).collect();
+    let age = match answer.get("age_seconds").and_then(Value::as_f64) {
+        Some(age) => format!("as of {} ago", output::span(age)),
+        None => "never read".to_owned(),
+    };
+    let state = if is_up { "answers" } else { "does not answer: this node enforces its limits without it" };
+    format!("{}The server {state}. List of nodes {age}.\n", output::table(&COLUMNS, &rows))
+}
+
+fn row(node: &Value, own: Option<&str>) -> Vec<String> {
+    let differs = own.is_some_and(|own| text(node, "config") != own);
+    let mut row = vec![if is_this(node) { "*" } else { "" }.to_owned()];
+    row.extend(["id", "name", "address", "version"].map(|name| text(node, name)));
+    row.push(format!("{}{}", text(node, "config"), if differs { " (differs)" } else { "" }));
+    row.extend(["generation", "sessions"].map(|name| text(node, name)));
+    row.push(output::span(number(node, "silent_seconds")));
+    row
+}
+
+fn is_this(node: &Value) -> bool {
+    node.get("this").and_then(Value::as_bool).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn nodes_have_a_line_each() {
+        let node = |id: &str, this: bool, config: &str| {
+            json!({ "id": id, "this": this, "name": "host", "address": "0.0.0.0:443", "version": "1", "config": config,
+                "generation": 2, "sessions": 30, "silent_seconds": 1.5 })
+        };
+        let nodes = [node("1-a", true, "aa"), node("2-b", false, "bb")];
+        let got = list(&json!({ "server_answers": true, "age_seconds": 3.0, "nodes": nodes }));
+        let lines: Vec<Vec<&str>> = got.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["*", "1-a", "host", "0.0.0.0:443", "1", "aa", "2", "30", "1.5s"]);
+        assert_eq!(lines[2], ["2-b", "host", "0.0.0.0:443", "1", "bb", "(differs)", "2", "30", "1.5s"]);
+        assert!(got.ends_with("The server answers. List of nodes as of 3.0s ago.\n"), "{got}");
+        assert!(list(&json!({ "server_answers": null, "nodes": [] })).contains("no cluster"));
+        assert!(list(&json!({ "server_answers": false, "nodes": [] })).contains("never read"));
+    }
+}

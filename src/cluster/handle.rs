@@ -1,0 +1,42 @@
+//! The parts of the cluster that a process holds.
+
+use std::sync::Arc;
+
+use super::keys::Keys;
+use super::link::Link;
+use super::nodes::{NodeFacts, Nodes};
+use crate::config::ClusterConfig;
+
+/// The cluster, as this node takes part in it.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The section of the configuration.
+    pub config: Arc<ClusterConfig>,
+    /// The connection to the server.
+    pub link: Link,
+    /// The nodes.
+    pub nodes: Nodes,
+    /// The names of the keys at the server.
+    pub keys: Keys,
+}
+
+impl Cluster {
+    /// Creates the parts. Nothing is sent before [`Cluster::run`].
+    pub fn new(config: &Arc<ClusterConfig>) -> Self {
+        let keys = Keys::new(&config.prefix);
+        Self {
+            config: Arc::clone(config),
+            link: Link::new(Arc::clone(config)),
+            nodes: Nodes::new(Arc::clone(config), keys.clone()),
+            keys,
+        }
+    }
+
+    /// Keeps the connection and the registration of this node. `facts` is what it says about itself. Never returns.
+    pub async fn run(&self, facts: impl Fn() -> NodeFacts) {
+        tokio::select! {
+            () = self.link.run() => {}
+            () = self.nodes.run(&self.link, facts) => {}
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The nodes of the cluster: each registers itself by heartbeats, whose answers list the others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use redis::{Script, Value};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+
+use super::keys::Keys;
+use super::link::{Link, Unavailable, is_up};
+use crate::config::ClusterConfig;
+use crate::runtime::clock;
+use crate::runtime::entropy::random;
+
+/// The number of heartbeats within `node_timeout`.
+const HEARTBEATS: u32 = 3;
+/// The maximum number of nodes.
+pub const NODES_MAX: usize = 1_000;
+/// How long the list of nodes is kept at the server after the last heartbeat of all nodes.
+const KEPT: Duration = Duration::from_hours(1);
+/// The longest text of a node about itself that is read.
+const FACTS_MAX_BYTES: usize = 4_096;
+
+/// What a node says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// The name of its machine.
+    pub name: String,
+    /// The address of its first listener.
+    pub address: String,
+    /// Its version of Tollgate.
+    pub version: String,
+    /// The digest of the parts of its configuration that all nodes should have in common.
+    pub config: String,
+    /// The generation of its configuration.
+    pub generation: u64,
+    /// The number of its sessions.
+    pub sessions: u64,
+}
+
+/// A node that is not dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its id. A node that was dead returns with another one.
+    pub id: Arc<str>,
+    /// The time since its last heartbeat.
+    pub silent: Duration,
+    /// What it says about itself; `None` if another version of Tollgate says it differently.
+    pub facts: Option<NodeFacts>,
+}
+
+/// The nodes as of one heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// The id of this node.
+    pub id: Arc<str>,
+    /// The time of the server in milliseconds. A node that is not listed and whose id begins with an earlier time is
+    /// dead.
+    pub server_millis: u64,
+    /// When the heartbeat was sent.
+    pub sent: Instant,
+    /// All nodes that are not dead, with this one, in the order of their last heartbeats.
+    pub nodes: Vec<Node>,
+}
+
+/// The nodes, as this one knows them.
+#[derive(Debug)]
+pub struct Nodes {
+    config: Arc<ClusterConfig>,
+    keys: Keys,
+    script: Script,
+    view: ArcSwapOption<View>,
+    /// The number of ids that this node has had.
+    registrations: watch::Sender<u64>,
+    /// The configurations of other nodes that differ from the own one, as the log has them.
+    differing: Mutex<HashMap<Arc<str>, String>>,
+}
+
+impl Nodes {
+    /// Creates the list of nodes of a process that is not registered.
+    pub fn new(config: Arc<ClusterConfig>, keys: Keys) -> Self {
+        Self {
+            config,
+            keys,
+            script: Script::new(include_str!("heartbeat.lua")),
+            view: ArcSwapOption::empty(),
+            registrations: watch::Sender::new(0),
+            differing: Mutex::default(),
+        }
+    }
+
+    /// Returns the nodes as of the last heartbeat. They may be old if the server is away.
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.view.load_full()
+    }
+
+    /// Returns the nodes if this one is not dead: its last heartbeat is not older than `node_timeout`.
+    pub fn live(&self, now: Instant) -> Option<Arc<View>> {
+        self.view().filter(|view| now.saturating_duration_since(view.sent) < self.config.node_timeout)
+    }
+
+    /// Returns the last known number of nodes, at least one.
+    pub fn count(&self) -> usize {
+        self.view.load().as_ref().map_or(1, |view| view.nodes.len().max(1))
+    }
+
+    /// Returns the changes of the id of this node. With another id it holds nothing at the server.
+    pub fn registrations(&self) -> watch::Receiver<u64> {
+        self.registrations.subscribe()
+    }
+
+    /// Sends heartbeats. Never returns.
+    pub async fn run(&self, link: &Link, facts: impl Fn() -> NodeFacts) {
+        let interval = self.config.node_timeout / HEARTBEATS;
+        let mut changes = link.changes();
+        loop {
+            let state = *changes.borrow_and_update();
+            let sent = clock::now();
+            if is_up(state) && self.beat(link, &facts(), sent).await.is_err() {
+                tracing::debug!("a heartbeat to the cluster's server failed");
+            }
+            tokio::select! {
+                () = sleep_until(clock::after(sent, interval).into()) => {}
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Sends one heartbeat.
+    async fn beat(&self, link: &Link, facts: &NodeFacts, sent: Instant) -> Result<(), Unavailable> {
+        let before = self.view();
+        let id = before.as_ref().map_or_else(new_id, |view| view.id.to_string());
+        let text = serde_json::to_string(facts).unwrap_or_default();
+        let [seen, said] = self.keys.nodes();
+        let mut call = self.script.key(seen);
+        call.key(said).arg(id).arg(u8::from(before.is_some())).arg(text).arg(millis(self.config.node_timeout));
+        let answer: Vec<Value> = link.script(call.arg(millis(KEPT)).arg(NODES_MAX)).await?;
+        let view = View::parse(&answer, sent).ok_or(Unavailable)?;
+        self.warn_of_differences(&view, facts);
+        let is_new = before.is_none_or(|before| before.id != view.id);
+        let (node, nodes) = (Arc::clone(&view.id), view.nodes.len());
+        self.view.store(Some(Arc::new(view)));
+        if is_new {
+            tracing::info!(%node, nodes, "registered as a node of the cluster");
+            self.registrations.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        Ok(())
+    }
+
+    /// Removes this node from the list, so that others do not wait for its death. Nothing of it may be used afterwards.
+    pub async fn leave(&self, link: &Link) {
+        let Some(view) = self.view.swap(None) else { return };
+        let [seen, said] = self.keys.nodes();
+        let mut commands = redis::pipe();
+        commands.zrem(seen, &*view.id).ignore().hdel(said, &*view.id).ignore();
+        // Otherwise its heartbeats end.
+        let _ = link.pipeline::<()>(&commands).await;
+    }
+
+    /// Logs each node whose configuration differs, once for each configuration.
+    fn warn_of_differences(&self, view: &View, own: &NodeFacts) {
+        let mut logged = self.differing.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|id, _| view.nodes.iter().any(|node| node.id == *id));
+        for (node, facts) in view.nodes.iter().filter_map(|node| Some((node, node.facts.as_ref()?))) {
+            if facts.config == own.config {
+                logged.remove(&node.id);
+            } else if logged.insert(Arc::clone(&node.id), facts.config.clone()).as_ref() != Some(&facts.config) {
+                let (name, address) = (&facts.name, &facts.address);
+                tracing::warn!(node = %node.id, name, address, "the configuration of another node differs");
+            }
+        }
+    }
+}
+
+impl View {
+    fn parse(answer: &[Value], sent: Instant) -> Option<Self> {
+        let (head, nodes) = answer.split_first_chunk::<2>()?;
+        let nodes = nodes.chunks_exact(3).map(|node| {
+            let [id, silent, facts] = <&[Value; 3]>::try_from(node).ok()?;
+            let facts = text(facts).filter(|facts| facts.len() <= FACTS_MAX_BYTES);
+            Some(Node {
+                id: text(id)?.into(),
+                silent: Duration::from_millis(text(silent)?.parse().ok()?),
+                facts: facts.and_then(|facts| serde_json::from_str(facts).ok()),
+            })
+        });
+        Some(Self {
+            id: text(&head[1])?.into(),
+            server_millis: text(&head[0])?.parse().ok()?,
+            sent,
+            nodes: nodes.take(NODES_MAX).collect::<Option<_>>()?,
+        })
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Returns random text, which the server turns into an id.
+fn new_id() -> String {
+    format!("{:08x}", u32::from_be_bytes(random()))
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn an_answer_lists_the_nodes() {
+        let facts = r#"{"name":"a","address":"x","version":"1","config":"c","generation":2,"sessions":3}"#;
+        let answer = ["1700", "1700-ab", "1700-ab", "0", facts, "1600-cd", "250", "{}"].map(bulk);
+        let now = Instant::now();
+        let view = View::parse(&answer, now).unwrap();
+        assert_eq!((&*view.id, view.server_millis, view.sent), ("1700-ab", 1700, now));
+        let [own, other] = view.nodes.as_slice() else { panic!("{view:?}") };
+        assert_eq!(own.facts.as_ref().map(|facts| (&*facts.name, facts.generation, facts.sessions)), Some(("a", 2, 3)));
+        assert_eq!((&*other.id, other.silent, &other.facts), ("1600-cd", Duration::from_millis(250), &None));
+    }
+
+    #[test]
+    fn other_answers_are_refused() {
+        let now = Instant::now();
+        for answer in [vec![], vec![bulk("1")], vec![bulk("x"), bulk("1-a")], vec![Value::Nil, bulk("1-a")]] {
+            assert_eq!(View::parse(&answer, now), None, "{answer:?}");
+        }
+        assert_eq!(View::parse(&["1", "1-a", "1-a", "x", ""].map(bulk), now), None);
+    }
+}

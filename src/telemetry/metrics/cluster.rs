@@ -1,0 +1,32 @@
+//! The metrics of the cluster that the process is a node of.
+
+use super::definition::Definition;
+use super::text::Kind;
+
+/// Whether the server answers.
+pub(super) const UP: Definition = Definition {
+    name: "tollgate_cluster_up",
+    kind: Kind::Gauge,
+    labels: &[],
+    unit: None,
+    help: "1 if the server of the `[cluster]` section answers, 0 if this node enforces its limits without it",
+    collect: |scrape, samples| {
+        if let Some(cluster) = &scrape.gauges.cluster {
+            samples.count([], u64::from(cluster.is_up));
+        }
+    },
+};
+
+/// The number of nodes.
+pub(super) const NODES: Definition = Definition {
+    name: "tollgate_cluster_nodes",
+    kind: Kind::Gauge,
+    labels: &[],
+    unit: None,
+    help: "Nodes of the cluster that are not dead, with this one, as far as this node knows",
+    collect: |scrape, samples| {
+        if let Some(cluster) = &scrape.gauges.cluster {
+            samples.count([], cluster.nodes);
+        }
+    },
+};
