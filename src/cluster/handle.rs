@@ -39,4 +39,9 @@ impl Cluster {
             () = self.nodes.run(&self.link, facts) => {}
         }
     }
+
+    /// Ends the registration of this node, for `cluster.timeout` at most.
+    pub async fn leave(&self) {
+        self.nodes.leave(&self.link).await;
+    }
 }

@@ -8,15 +8,13 @@ use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation}
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use super::connect::{Connection, Connector};
+use super::connect::{CONNECT_MIN, Connection, Connector};
 use crate::config::ClusterConfig;
 use crate::runtime::entropy::random;
 
 /// The pauses between attempts to connect: each is twice the one before.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// The shortest time for an attempt to connect, which takes several round trips with TLS, a login and sentinels.
-const CONNECT_MIN: Duration = Duration::from_secs(1);
 /// The number of answers in a row that may be late before the connection is given up. Each late answer delays one caller.
 const LATE_MAX: u32 = 3;
 
@@ -96,7 +94,8 @@ impl Link {
 
     /// Gives the connection up if the error is one of the connection or of the role of the server, and logs it otherwise.
     fn note(&self, error: &RedisError, generation: u64) {
-        let is_of_role = matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"));
+        let is_of_role =
+            matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"));
         if is_of_role || error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
             self.give_up(generation, error);
         } else {
