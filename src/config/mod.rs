@@ -11,6 +11,9 @@ mod balance;
 mod balance_warnings;
 mod certificate;
 mod claims;
+mod cluster;
+mod cluster_keys;
+mod cluster_url;
 mod common;
 mod cookie;
 mod diagnostic;
@@ -48,6 +51,8 @@ mod assemble;
 
 pub use self::acme::{AcmeConfig, ExternalAccount};
 pub use self::certificate::{EXPIRES_SOON, parse_certificate};
+pub use self::cluster::{ClusterConfig, OnOutage, Shares};
+pub use self::cluster_url::{ClusterServers, RedisAddress};
 pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, admin_client, check, load, parse, recheck};
