@@ -4,8 +4,10 @@
 //! any number of bytes is computed at once, and rounded up to a nanosecond.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::lease::share::Share;
 use super::quota::{Count, NotUntil, Quota, instant_at, nanos, nanos_at};
 
 /// A quota of bytes with a count that other limiters may share. A cell of its [`Quota`] is a byte.
@@ -43,30 +45,43 @@ impl ByteLimiter {
     /// and later bytes wait for them: a share may be smaller than any frame.
     pub fn check(&self, bytes: u64, now: Instant) -> bool {
         let (now, cost) = (nanos_at(now), cost(self.quota, bytes));
-        let is_allowed = match self.count.share() {
-            None => {
-                let allowed = |count: u64| {
-                    let next = count.max(now).saturating_add(cost);
-                    (next.saturating_sub(now) <= self.burst_nanos).then_some(next)
-                };
-                self.count.update(allowed).is_ok()
-            }
-            Some(share) => {
-                let scaled = share.scaled(cost, now);
-                let is_whole = |count: u64| count <= now && cost <= self.burst_nanos;
-                let allowed = |count: u64| {
-                    let next = count.max(now).saturating_add(scaled);
-                    (next.saturating_sub(now) <= self.burst_nanos || is_whole(count)).then_some(next)
-                };
-                let taken = self.count.update(allowed);
-                match taken {
-                    Ok(before) => share.on_taken(cost, before, now),
-                    Err(_) => share.on_refused(cost, now),
-                }
-                taken.is_ok()
-            }
+        let Some(share) = self.count.share() else {
+            let allowed = |count: u64| {
+                let next = count.max(now).saturating_add(cost);
+                (next.saturating_sub(now) <= self.burst_nanos).then_some(next)
+            };
+            return self.count.update(allowed).is_ok();
         };
-        is_allowed
+        let taken = self.count.update(self.allowed_by(share, cost, now));
+        match taken {
+            Ok(before) => share.on_taken(cost, before, now),
+            Err(_) => share.on_refused(cost, now),
+        }
+        taken.is_ok()
+    }
+
+    /// Returns the count after this cost, for a share that allows it.
+    fn allowed_by(&self, share: &Share, cost: u64, now: u64) -> impl Fn(u64) -> Option<u64> {
+        let (scaled, burst) = (share.scaled(cost, now), self.burst_nanos);
+        move |count| {
+            let next = count.max(now).saturating_add(scaled);
+            let is_unused = count <= now && cost <= burst;
+            (next.saturating_sub(now) <= burst || is_unused).then_some(next)
+        }
+    }
+
+    /// Waits for a greater share of the quota, if this node needs one for these bytes and awaits it for a few seconds at
+    /// most. Returns when to try again.
+    pub fn await_share(&self, bytes: u64, now: Instant) -> Option<Instant> {
+        let share = self.count.share()?;
+        let (now_nanos, cost) = (nanos_at(now), cost(self.quota, bytes));
+        let count = share.arrival().load(Ordering::Relaxed);
+        if self.allowed_by(share, cost, now_nanos)(count).is_some() {
+            return None;
+        }
+        share.on_refused(cost, now_nanos);
+        let is_pending = share.is_pending(cost, now_nanos);
+        is_pending.then(|| instant_at(now_nanos.saturating_add(share.ahead(now_nanos)), now))
     }
 
     /// Whether this node awaits a greater share of the quota, which would allow bytes that [`ByteLimiter::check`]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -222,11 +223,20 @@ impl<K: Hash + Eq + Clone + Grouped> KeyedLimiter<K> {
         self.governor.check_key(key).map_err(|refused| not_until(&refused, now))
     }
 
-    /// Whether this node awaits a greater share of a key's quota, which would allow a cell that [`KeyedLimiter::check`]
-    /// refuses. It does so for a few seconds at most.
-    pub fn is_pending(&self, key: &K, now: Instant) -> bool {
-        let count = self.counts.get(key, now);
-        count.share().is_some_and(|share| share.is_pending(nanos(self.quota.interval()), nanos_at(now)))
+    /// Whether [`KeyedLimiter::check`] would refuse a cell of a key's quota only because this node awaits a greater share
+    /// of it. It does so for a few seconds at most.
+    pub fn awaits_share(&self, key: &K, now: Instant) -> bool {
+        if self.counts.scope.is_none() {
+            return false;
+        }
+        let (count, now, cost) = (self.counts.get(key, now), nanos_at(now), nanos(self.quota.interval()));
+        let Some(share) = count.share() else { return false };
+        let tolerance = self.quota.burst_nanos().saturating_sub(cost);
+        if share.arrival().load(Ordering::Relaxed) <= now.saturating_add(tolerance) {
+            return false;
+        }
+        share.on_refused(cost, now);
+        share.is_pending(cost, now)
     }
 }
 
