@@ -5,5 +5,6 @@
 pub mod connect;
 pub mod handle;
 pub mod keys;
+pub mod leases;
 pub mod link;
 pub mod nodes;

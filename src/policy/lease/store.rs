@@ -53,6 +53,21 @@ pub struct LeaseGrant {
     pub others: u32,
 }
 
+impl LeaseGrant {
+    /// Returns the answer in the form of the script: the share, 1 if it is final, how long it is valid and the backlog in
+    /// microseconds, and the number of other nodes. `None` if a number is too large.
+    pub fn from_numbers([share, is_final, valid, backlog, others]: [u64; 5]) -> Option<Self> {
+        let backlog = Some(backlog).filter(|backlog| *backlog <= 2 * ASKED_MAX_MICROS)?;
+        Some(Self {
+            share: u32::try_from(share).ok().filter(|share| *share <= WHOLE)?,
+            is_final: is_final == 1,
+            valid_for: Duration::from_micros(valid.min(LEASE_MICROS)),
+            backlog: Duration::from_micros(backlog),
+            others: u32::try_from(others).ok()?,
+        })
+    }
+}
+
 /// A store that divides quotas between nodes.
 pub trait LeaseStore {
     /// Answers a node at this time of the store's clock.
@@ -160,4 +175,3 @@ fn fair_level(mut wants: Vec<u32>) -> u32 {
     }
     WHOLE
 }
-

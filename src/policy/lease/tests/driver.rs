@@ -247,7 +247,12 @@ fn shares_of_any_quota_do_not_overflow() {
             }
         }
         for ask in driver.tick(start) {
-            driver.answered(&ask.key, ask.sequence, &LeaseGrant { backlog: Duration::MAX, ..grant(WHOLE, true) }, start);
+            driver.answered(
+                &ask.key,
+                ask.sequence,
+                &LeaseGrant { backlog: Duration::MAX, ..grant(WHOLE, true) },
+                start,
+            );
         }
     }
 }
