@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn the_derivation_is_pinned() {
         let source = SharedTicketSecret::new(SECRET, ["chat.example.com"]);
-        let hex: String = bytes(&source, 83_000).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = bytes(&source, 83_000).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         assert_eq!(
             hex,
             "6239926e56d9ed29978952ce86897819518d252cb5a785fb3d33a731466c015724232c7606e76ccfb34c5c96042e4b44"
