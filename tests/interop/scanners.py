@@ -1,6 +1,6 @@
 """Tests listeners with sslscan, sslyze and testssl.sh: what they accept, known vulnerabilities, certificates, and headers.
 
-    TOLLGATE_SCANNERS=full   run testssl.sh on each listener, and not only on the first
+    TOLLGATE_SCANNERS=full   run testssl.sh on each listener, and not only on the first, and with its slow checks
 """
 
 import concurrent.futures
@@ -14,7 +14,7 @@ import harness
 import scanners_tools as tools
 from harness import equal
 from scanners_chain import Authority
-from scanners_expected import ACCEPTED, GROUPS, LISTENERS, SOUND, VULNERABILITIES
+from scanners_expected import ACCEPTED, GROUPS, LISTENERS, SIMULATED, SOUND, VULNERABILITIES, VULNERABILITIES_TLS12
 
 FULL = os.environ.get("TOLLGATE_SCANNERS") == "full"
 SECONDS = 20
@@ -121,8 +121,9 @@ def check_testssl(expected, scan):
         equal(offered, {version.replace("v", "").replace(".", "_") for version in expected.versions})
         equal(sorted(texts(found, "PFS_ciphers").split()), sorted(sum(expected.openssl().values(), [])))
         equal(sorted(texts(found, "PFS_ECDHE_curves").split()), sorted(testssl for _, testssl in GROUPS.values()))
-    with suite.check(f"{expected.name}, testssl.sh: {len(VULNERABILITIES)} vulnerabilities"):
-        equal(severities(scan.result(), *VULNERABILITIES), {name: ["OK"] for name in VULNERABILITIES})
+    names = VULNERABILITIES_TLS12 if "TLSv1.2" in expected.versions else VULNERABILITIES
+    with suite.check(f"{expected.name}, testssl.sh: {len(names)} vulnerabilities"):
+        equal(severities(scan.result(), *names), {name: ["OK"] for name in names})
     with suite.check(f"{expected.name}, testssl.sh: handshake, certificate and headers"):
         found = scan.result()
         equal(severities(found, *SOUND), {name: ["OK"] for name in SOUND})
@@ -134,6 +135,14 @@ def check_testssl(expected, scan):
         equal("No Server banner" in texts(found, "banner_server"), True)
         if "TLSv1.2" in expected.versions:  # it knows no tickets of TLS 1.3
             equal(texts(found, "sessionresumption_ticket"), "supported")
+    if FULL:
+        with suite.check(f"{expected.name}, testssl.sh: {SIMULATED} simulated clients, and no bug of implementations"):
+            found = scan.result()
+            prefix = "clientsimulation-"
+            clients = {name.removeprefix(prefix): texts(found, name) for name in found if name.startswith(prefix)}
+            equal(len(clients), SIMULATED)
+            equal({name for name, text in clients.items() if text == "No connection"}, expected.lost)
+            equal(severities(found, "GREASE"), {"GREASE": ["OK"]})
     with suite.check(f"{expected.name}, testssl.sh: nothing else above `INFO`"):
         found = scan.result()
         above = {name: finding["severity"] for name, those in found.items() for finding in those
@@ -181,7 +190,8 @@ for number, (expected, proxy) in enumerate(zip(LISTENERS, proxies)):
     scans.append((check_sslscan, expected, begin(tools.sslscan, proxy.port)))
     scans.append((check_sslyze, expected, begin(tools.sslyze, proxy.port, authority.root, expected.profile)))
     if FULL or number == 0:
-        scans.append((check_testssl, expected, begin(tools.testssl, proxy.port, authority.root, directory)))
+        scans.append((check_testssl, expected, begin(tools.testssl, proxy.port, authority.root, directory,
+                                                       *(tools.SLOW if FULL else []))))
 for check, expected, found in scans:
     check(expected, found)
 for expected, proxy in zip(LISTENERS, proxies):

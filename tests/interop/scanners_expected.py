@@ -24,15 +24,26 @@ GROUPS = {
 }
 
 
+# The clients that testssl.sh simulates and that cannot connect, by its names: those without TLS 1.2, those with no suite of
+# `RSA` above, and those without TLS 1.3.
+SIMULATED = 35
+NO_TLS12 = {"ie_6_xp", "ie_8_win7", "ie_8_xp", "java_7u25"}
+NO_RSA = NO_TLS12 | {"ie_11_win7", "ie_11_win81", "ie_11_winphone81"}
+NO_TLS13 = NO_RSA | {"android_60", "android_70", "android_81", "apple_mail_16_0", "edge_15_win10", "ie_11_win10", "java_8u161",
+                     "libressl_283", "openssl_102e", "openssl_110l"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Listener:
-    """A listener with a key of this kind, what it accepts, and the profile of Mozilla that it keeps."""
+    """A listener with a key of this kind, what it accepts, the profile of Mozilla that it keeps, and the simulated clients that
+    cannot connect."""
 
     name: str
     key: str
     keys: dict
     versions: dict
     profile: str
+    lost: set
 
     def iana(self):
         return {version: sorted(suites) for version, suites in self.versions.items()}
@@ -42,18 +53,20 @@ class Listener:
 
 
 LISTENERS = [
-    Listener("TLS 1.2 and 1.3 with ECDSA", "ECDSA", {}, {"TLSv1.2": ECDSA, "TLSv1.3": TLS13}, "intermediate"),
-    Listener("TLS 1.2 and 1.3 with RSA", "RSA", {}, {"TLSv1.2": RSA, "TLSv1.3": TLS13}, "intermediate"),
-    Listener("TLS 1.3 only", "ECDSA", {"tls_min_version": '"1.3"'}, {"TLSv1.3": TLS13}, "modern"),
+    Listener("TLS 1.2 and 1.3 with ECDSA", "ECDSA", {}, {"TLSv1.2": ECDSA, "TLSv1.3": TLS13}, "intermediate", NO_TLS12),
+    Listener("TLS 1.2 and 1.3 with RSA", "RSA", {}, {"TLSv1.2": RSA, "TLSv1.3": TLS13}, "intermediate", NO_RSA),
+    Listener("TLS 1.3 only", "ECDSA", {"tls_min_version": '"1.3"'}, {"TLSv1.3": TLS13}, "modern", NO_TLS13),
 ]
 
-# The vulnerabilities, each of which testssl.sh must have checked with the result `OK`.
+# The vulnerabilities, each of which testssl.sh must have checked with the result `OK`. It does not check for SWEET32, blocks of 64
+# bits, if there is only TLS 1.3, which has none.
 VULNERABILITIES = """heartbleed CCS ticketbleed ROBOT secure_renego secure_client_renego CRIME_TLS BREACH POODLE_SSL fallback_SCSV
-SWEET32 FREAK DROWN LOGJAM LOGJAM-common_primes BEAST LUCKY13 RC4""".split()
+FREAK DROWN LOGJAM LOGJAM-common_primes BEAST LUCKY13 RC4""".split()
+VULNERABILITIES_TLS12 = [*VULNERABILITIES, "SWEET32"]
 
 # What else testssl.sh must have found with the result `OK`.
 SOUND = """SSLv2 SSLv3 TLS1_3 cipherlist_NULL cipherlist_aNULL cipherlist_EXPORT cipherlist_LOW cipherlist_STRONG PFS
-protocol_negotiated cert_signatureAlgorithm cert_keySize cert_trust cert_chain_of_trust cert_expirationStatus HSTS_time
+protocol_negotiated cert_signatureAlgorithm cert_trust cert_chain_of_trust cert_expirationStatus HSTS_time
 Content-Security-Policy X-Content-Type-Options""".split()
 
 # Findings of testssl.sh that are neither `OK` nor `INFO`, with their severity and the reason why they are accepted.

@@ -12,6 +12,7 @@ PYTHON = harness.INTEROP / "scanners/bin/python"  # with the packages of scanner
 # No check asks a server elsewhere: there is no --phone-out, and no look-up of a name.
 TESTSSL = ["--warnings", "off", "--color", "0", "--quiet", "--nodns", "none", "--ip", "127.0.0.1",
            "-p", "-s", "-f", "-P", "-S", "-h", "-U"]
+SLOW = ["-g", "-c"]  # bugs of implementations, such as with GREASE (RFC 8701), and simulated clients
 
 
 def sslscan(port):
@@ -28,10 +29,10 @@ def sslyze(port, root, *profiles):
     return json.loads(harness.run(PYTHON, harness.HERE / "scanners/sslyze_scan.py", port, root, *profiles, seconds=SECONDS).stdout)
 
 
-def testssl(port, root, directory):
-    """Returns the findings of testssl.sh by their identifiers; some have several."""
+def testssl(port, root, directory, *options):
+    """Returns the findings of testssl.sh by their identifiers; some identifiers have several."""
     file = directory / f"testssl-{port}.json"
-    command = ["testssl", *TESTSSL, "--add-ca", root, "--jsonfile", file, f"localhost:{port}"]
+    command = ["testssl", *TESTSSL, *options, "--add-ca", root, "--jsonfile", file, f"localhost:{port}"]
     process = harness.Process(f"testssl-{port}", command, directory, cwd=directory)
     try:
         process.wait(SECONDS)
