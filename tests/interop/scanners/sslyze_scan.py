@@ -39,7 +39,8 @@ def scan(port, root):
 
 
 def facts(result):
-    """Returns what the checks found, as plain values."""
+    """Returns what the checks found, as plain values. Resumption is not here: sslyze takes the new ticket that a server sends with a
+    resumed session as a sign that the client's was ignored."""
     def of(command):
         return getattr(result, command).result
 
@@ -59,8 +60,6 @@ def facts(result):
         "fallback_scsv": of("tls_fallback_scsv").supports_fallback_scsv,
         "extended_master_secret": of("tls_extended_master_secret").supports_ems_extension,
         "early_data": of("tls_1_3_early_data").supports_early_data,
-        "resumption_by_id": of("session_resumption").session_id_resumption_result.value,
-        "resumption_by_ticket": of("session_resumption").tls_ticket_resumption_result.value,
         "hsts_seconds": hsts and hsts.max_age,
         "certificates": [chain(deployment) for deployment in of("certificate_info").certificate_deployments],
     }
