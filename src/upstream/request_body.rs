@@ -21,7 +21,7 @@ use crate::runtime::clock;
 
 /// The rate at which a body must arrive on average once it was waited for longer than one pause may take, in bytes per
 /// second. Otherwise a client that sends one byte in each pause would keep a place of a server for days. The default of
-/// Apache's mod_reqtimeout is 500.
+/// Apache's `mod_reqtimeout` is 500.
 pub const MIN_BYTES_PER_SECOND: u64 = 512;
 
 /// The limits of a body.
