@@ -17,7 +17,5 @@ pub mod key;
 pub mod share;
 pub mod store;
 
-
-
 #[cfg(test)]
 mod tests;

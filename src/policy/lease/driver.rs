@@ -145,16 +145,8 @@ impl LeaseDriver {
                 share.reject(now);
                 continue;
             }
-            let held = Held {
-                share,
-                asked: None,
-                last: now,
-                due: now,
-                is_first: true,
-                demand: 0,
-                seen: (0, now),
-                others: 0,
-            };
+            let held =
+                Held { share, asked: None, last: now, due: now, is_first: true, demand: 0, seen: (0, now), others: 0 };
             self.keys.insert(key, held);
         }
     }

@@ -48,11 +48,7 @@ pub struct Leases {
 impl Leases {
     /// Creates the leases of a node that knows of no other and has not reached the store.
     pub fn new() -> Self {
-        Self {
-            base: AtomicU32::new(WHOLE),
-            is_reachable: AtomicBool::new(false),
-            needing: Mutex::default(),
-        }
+        Self { base: AtomicU32::new(WHOLE), is_reachable: AtomicBool::new(false), needing: Mutex::default() }
     }
 
     /// Sets the number of live nodes, and whether the store can be reached. Without the store each node uses an equal

@@ -160,4 +160,3 @@ fn fair_level(mut wants: Vec<u32>) -> u32 {
     }
     WHOLE
 }
-

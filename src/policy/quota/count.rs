@@ -175,10 +175,7 @@ impl Count {
 
 /// Apart from the code of counts of one process, so that these cost one check.
 #[inline(never)]
-fn measure_share<T, E>(
-    share: &Arc<Share>,
-    decide: impl Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-) -> Result<T, E> {
+fn measure_share<T, E>(share: &Arc<Share>, decide: impl Fn(Option<Nanos>) -> Result<(T, Nanos), E>) -> Result<T, E> {
     let now = CallClock::nanos();
     let arrival = share.arrival();
     let mut before = arrival.load(Ordering::Relaxed);

@@ -137,7 +137,8 @@ fn leases_never_exceed_the_quota() {
             if !is_late && random.below(5) > 0 {
                 held[index] = (share, now + valid_for.as_micros() as u64);
             }
-            let total: u64 = held.iter().filter(|(_, expires)| now < *expires).map(|(share, _)| u64::from(*share)).sum();
+            let total: u64 =
+                held.iter().filter(|(_, expires)| now < *expires).map(|(share, _)| u64::from(*share)).sum();
             assert!(total <= u64::from(WHOLE), "seed {seed}: {held:?} at {now}");
         }
     }
