@@ -208,15 +208,15 @@ impl Cluster {
     }
 
     fn post(&mut self, id: &str, packet: Packet) {
-        let lost = self.lost[usize::from(matches!(packet, Packet::Answer(..)))];
-        if self.random.below(1_000) < lost || !self.is_store_up {
+        let lost_of = self.lost[usize::from(matches!(packet, Packet::Answer(..)))];
+        if self.random.below(1_000) < lost_of || !self.is_store_up {
             return;
         }
         self.number += 1;
         let delay = Duration::from_micros(self.random.below(self.delay_max.as_micros() as u64));
         let connection = (id.to_owned(), matches!(packet, Packet::Ask(_)));
-        let last = self.arrivals.get(&connection).copied().unwrap_or(self.now);
-        let at = (self.now + delay).max(last);
+        let earliest = self.arrivals.get(&connection).copied().unwrap_or(self.now);
+        let at = (self.now + delay).max(earliest);
         self.arrivals.insert(connection, at);
         self.packets.insert((at, self.number), (id.to_owned(), packet));
     }

@@ -94,7 +94,7 @@ fn a_refusal_is_pending_until_the_store_has_decided() {
     passed(&limiter, start);
     assert!(limiter.is_pending(start));
     // A message that waits is tried again soon.
-    let until = limiter.reserve(start).map_or_else(|not| not.until, |at| at);
+    let until = limiter.reserve(start).unwrap_or_else(|not| not.until);
     assert!(until > start && until <= start + LEASE_TICK, "{:?}", until - start);
     let ask = only(driver.tick(start));
     // Another node still holds the part that is due to this one.
