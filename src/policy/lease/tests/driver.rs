@@ -256,3 +256,14 @@ fn shares_of_any_quota_do_not_overflow() {
         }
     }
 }
+
+/// A count without a cluster takes as much memory as before: 32 bytes with the counters of its `Arc`.
+#[test]
+fn counts_are_small() {
+    let arc = 2 * size_of::<usize>();
+    assert_eq!(arc + size_of::<crate::policy::quota::Count>(), 32);
+    assert_eq!(size_of::<crate::policy::quota::LocalCount>(), 8);
+    let share = arc + size_of::<crate::policy::lease::share::Share>();
+    assert!(share <= 144, "{share}");
+    println!("a shared count takes {} bytes", 32 + share);
+}
