@@ -9,6 +9,7 @@ use hyper::body::{Bytes, Incoming};
 
 use super::answer_body::AnswerBody;
 use super::authenticate::authenticate;
+use super::awaited_share;
 use super::body_scanner::BodyScanner;
 use super::http_request;
 use super::logout;
@@ -141,7 +142,7 @@ async fn respond(
     // `request_rate`, and here only if they are rejected.
     let policy = snapshot.policy();
     if is_counted {
-        policy.charge(client.address, clock::now())?;
+        awaited_share::charge(context.gateway, policy, client.address).await?;
     }
     let own = |response: Response<Full<Bytes>>, route: Option<&Arc<Route>>| {
         (response.map(AnswerBody::Own), Answered::Closed(route.cloned()))

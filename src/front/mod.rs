@@ -14,6 +14,7 @@ pub mod identify;
 pub mod headers;
 pub mod question;
 mod authenticate;
+mod awaited_share;
 mod accept_header;
 mod route_headers;
 mod response;
