@@ -22,8 +22,8 @@ use super::extract::check_type;
 use super::problem::{PROBLEM_TYPE, Problem};
 use super::state::{Shared, State};
 use super::{
-    auths, certificates, events, frames, handover, history, metrics, nodes, operations, process, revocations, routes, schema,
-    servers, sessions, upstreams,
+    auths, certificates, events, frames, handover, history, metrics, nodes, operations, process, revocations, routes,
+    schema, servers, sessions, upstreams,
 };
 use crate::server::control::Control;
 

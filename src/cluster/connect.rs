@@ -10,8 +10,8 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline, ProtocolVersion,
-    RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline,
+    ProtocolVersion, RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
 use crate::config::{ClusterConfig, ClusterServers, RedisAddress};
@@ -93,9 +93,8 @@ impl Connector {
     /// # Errors
     /// If no server can be reached within the time, or it refuses the login.
     pub async fn connect(&mut self, within: Duration, response_timeout: Option<Duration>) -> RedisResult<Connection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(within))
-            .set_response_timeout(response_timeout);
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(within)).set_response_timeout(response_timeout);
         Ok(match &mut self.0 {
             Kind::Single(client) => {
                 Connection::Single(client.get_multiplexed_async_connection_with_config(&config).await?)

@@ -9,12 +9,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::connect::{Connection, Connector};
+use super::time::random_part;
 use crate::config::ClusterConfig;
-use crate::runtime::entropy::random;
 
 /// The pauses between attempts to connect: each is twice the one before.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(100);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The shortest time for an attempt to connect, which takes several round trips with TLS, a login and sentinels.
 const CONNECT_MIN: Duration = Duration::from_secs(1);
 /// The number of answers in a row that may be late before the connection is given up. Each late answer delays one caller.
@@ -96,7 +96,8 @@ impl Link {
 
     /// Gives the connection up if the error is one of the connection or of the role of the server, and logs it otherwise.
     fn note(&self, error: &RedisError, generation: u64) {
-        let is_of_role = matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"));
+        let is_of_role =
+            matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"));
         if is_of_role || error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
             self.give_up(generation, error);
         } else {
@@ -171,7 +172,7 @@ fn is_late(error: &RedisError) -> bool {
 }
 
 /// Returns a random time between half of the pause and the pause, so that nodes do not connect at the same time.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let half = pause / 2;
-    half.saturating_add(half.mul_f64(f64::from(u32::from_be_bytes(random())) / f64::from(u32::MAX)))
+    half.saturating_add(random_part(half))
 }

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn only_what_nodes_have_in_common_changes_the_digest() {
-        let base = "[server]\nworkers = 1\n[upstream.a]\nservers = [\"x:1\"]\n[[route]]\npath = \"/\"\nupstream = \"a\"\n";
+        let base =
+            "[server]\nworkers = 1\n[upstream.a]\nservers = [\"x:1\"]\n[[route]]\npath = \"/\"\nupstream = \"a\"\n";
         let same = "[[route]]\nupstream = \"a\" # a comment\npath = \"/\"\n[upstream.a]\nservers = ['x:1']\n";
         assert_eq!(digest(base), digest(same));
         assert_eq!(digest(base).len(), 2 * BYTES);

@@ -49,8 +49,8 @@ mod upstreams;
 mod assemble;
 
 pub use self::acme::{AcmeConfig, ExternalAccount};
-pub use self::cluster::{ClusterConfig, ClusterServers, OnOutage, RedisAddress, Shares};
 pub use self::certificate::{EXPIRES_SOON, parse_certificate};
+pub use self::cluster::{ClusterConfig, ClusterServers, OnOutage, RedisAddress, Shares};
 pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::digest::digest;
 pub use self::files::{BUILT, Content, Disk, Files};

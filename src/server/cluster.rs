@@ -2,6 +2,7 @@
 
 use rustix::system::uname;
 
+use super::cluster_events;
 use crate::cluster::nodes::NodeFacts;
 use crate::config::digest;
 use crate::front::gateway::Gateway;
@@ -9,7 +10,10 @@ use crate::front::gateway::Gateway;
 /// Takes part in the cluster, if the process is one of its nodes. Never returns.
 pub(super) async fn run(gateway: &Gateway) {
     match &gateway.cluster {
-        Some(cluster) => cluster.run(|| facts(gateway)).await,
+        Some(cluster) => tokio::select! {
+            () = cluster.run(|| facts(gateway), gateway.counters.revocations()) => {}
+            () = cluster_events::follow(gateway, cluster.events.notices()) => {}
+        },
         None => std::future::pending().await,
     }
 }

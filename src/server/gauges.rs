@@ -10,8 +10,8 @@ use crate::front::listeners::AcmeSection;
 use crate::runtime::clock;
 use crate::telemetry::log;
 use crate::telemetry::metrics::gauges::{
-    AcmeGauges, CertificateGauges, ClusterGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
-    UpstreamGauges,
+    AcmeGauges, CertificateGauges, ClusterGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges,
+    RouteGauges, ServerGauges, UpstreamGauges,
 };
 use crate::tls::expiry::Expiry;
 

@@ -163,7 +163,8 @@ impl Server {
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
         let gateway = Gateway::new(snapshot, (counters, key_sets, acme), connector, process, limits, channels);
-        let gateway = Arc::new(gateway.in_cluster(config.cluster.as_ref().map(|config| Arc::new(Cluster::new(config)))));
+        let gateway =
+            Arc::new(gateway.in_cluster(config.cluster.as_ref().map(|config| Arc::new(Cluster::new(config)))));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
         if let Some(moved) = moved {
             moved.import(&gateway);
