@@ -12,7 +12,7 @@ use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_P
 const HTML: &str = include_str!("dashboard/page.html");
 const STYLE: &str = include_str!("dashboard/page.css");
 /// The parts of the script. At its start each uses only those before it.
-const SCRIPTS: [&str; 29] = [
+const SCRIPTS: [&str; 30] = [
     include_str!("dashboard/dom.js"),
     include_str!("dashboard/format.js"),
     include_str!("dashboard/words.js"),
@@ -24,6 +24,7 @@ const SCRIPTS: [&str; 29] = [
     include_str!("dashboard/history.js"),
     include_str!("dashboard/chart.js"),
     include_str!("dashboard/card.js"),
+    include_str!("dashboard/nodes.js"),
     include_str!("dashboard/attention.js"),
     include_str!("dashboard/figures.js"),
     include_str!("dashboard/certificates.js"),

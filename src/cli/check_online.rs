@@ -1,6 +1,6 @@
 //! `tollgate check --online`: fetches every key set, asks every authentication service once, fetches the directory of
-//! every certificate authority (without an order), looks up the servers of upstreams, and does a TLS handshake with every
-//! server of an upstream with `tls`.
+//! every certificate authority (without an order), runs a script at the server of the cluster, looks up the servers of
+//! upstreams, and does a TLS handshake with every server of an upstream with `tls`.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -19,6 +19,7 @@ use crate::client::acme::order::check_directory;
 use crate::client::forward::is_rejection;
 use crate::client::key_fetch::{client, fetch};
 use crate::client::{ClientError, HttpClient};
+use crate::cluster;
 use crate::config::{AuthConfig, Config};
 use crate::front::question;
 use crate::policy::endpoints::proxy_header;
@@ -35,8 +36,8 @@ use crate::upstream::server_connector::ServerConnector;
 const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Fetches the key set of every `[auth]` section that a route uses, or asks its service, looks up the servers of every
-/// upstream that discovers them, fetches the directory of every `[acme]` section that a listener uses, and connects to
-/// the servers of upstreams with `tls`. Writes the numbers of keys and
+/// upstream that discovers them, fetches the directory of every `[acme]` section that a listener uses, runs a script at
+/// the server of the cluster, and connects to the servers of upstreams with `tls`. Writes the numbers of keys and
 /// servers, and the statuses, to `out`, and errors and warnings to `err`. Returns whether every section can be used.
 pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -65,6 +66,16 @@ pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Wr
             Ok(()) => writeln!(out, "{section}: {} is an ACME directory", acme.directory)?,
             Err(text) => {
                 writeln!(err, "error: {section}: {}: {text}", acme.directory)?;
+                succeeds = false;
+            }
+        }
+    }
+    if let Some(cluster) = &config.cluster {
+        let section = format!("{}: cluster", path.display());
+        match runtime.block_on(cluster::connect::check(cluster)) {
+            Ok(()) => writeln!(out, "{section}: {} answers, and runs scripts", cluster.servers)?,
+            Err(error) => {
+                writeln!(err, "error: {section}: {}: {error}", cluster.servers)?;
                 succeeds = false;
             }
         }

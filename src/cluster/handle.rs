@@ -81,4 +81,9 @@ impl Cluster {
         }
         true
     }
+
+    /// Ends the registration of this node, for `cluster.timeout` at most.
+    pub async fn leave(&self) {
+        self.nodes.leave(&self.link).await;
+    }
 }

@@ -8,15 +8,13 @@ use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation}
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use super::connect::{Connection, Connector};
+use super::connect::{CONNECT_MIN, Connection, Connector};
 use super::time::random_part;
 use crate::config::ClusterConfig;
 
 /// The pauses between attempts to connect: each is twice the one before.
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(100);
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// The shortest time for an attempt to connect, which takes several round trips with TLS, a login and sentinels.
-const CONNECT_MIN: Duration = Duration::from_secs(1);
 /// The number of answers in a row that may be late before the connection is given up. Each late answer delays one caller.
 const LATE_MAX: u32 = 3;
 

@@ -259,6 +259,9 @@ impl Server {
                 () = watch_expiry(|| gateway.snapshot().expiries()) => {}
             }
         });
+        if let Some(cluster) = &gateway.cluster {
+            runtime.block_on(cluster.leave());
+        }
         gateway.rejections.report();
         Ok(())
     }

@@ -79,6 +79,7 @@ function configView() {
     keyOf: ({ listener, names }) => `${listener} ${names.join()}`,
     empty: 'No listener has certificates.',
   });
+  const nodes = nodesSection();
   // The parts appear at once, so that none moves another.
   const rest = h(
     'div.rest.parts',
@@ -90,6 +91,7 @@ function configView() {
       h('h2', { id: 'config-certificates' }, 'Certificates'),
       certificates.element,
     ),
+    nodes.element,
   );
   const error = h('div');
   const reload = createReload(() => load.now());
@@ -97,7 +99,7 @@ function configView() {
   const load = poll(
     CONFIG_MS,
     async (signal) => {
-      const names = ['upstreams', 'routes', 'auths', 'certificates'];
+      const names = ['upstreams', 'routes', 'auths', 'certificates', 'nodes'];
       const [info, ...answers] = await Promise.all(['info', ...names].map((name) => get(`/v1/${name}`, {}, signal)));
       fill(error);
       listeners.update(info);
@@ -106,6 +108,7 @@ function configView() {
       answer.routes.sort((a, b) => isBuiltIn(a) - isBuiltIn(b));
       for (const [name, part] of Object.entries(parts)) part.update(answer[name], info.generation);
       certificates.update(answer.certificates);
+      nodes.update(answer);
       rest.hidden = false;
     },
     (failure) => failure.status && fill(error, problemBlock(failure)),

@@ -80,7 +80,7 @@ function overviewView() {
       STATE_MS,
       async (signal) => {
         const answers = await Promise.all(
-          ['upstreams', 'certificates', 'auths'].map((name) => get(`/v1/${name}`, {}, signal)),
+          ['upstreams', 'certificates', 'auths', 'nodes'].map((name) => get(`/v1/${name}`, {}, signal)),
         );
         Object.assign(facts, ...answers, { unknown: null });
         certificateCard.update(facts.certificates);

@@ -1,0 +1,58 @@
+// The nodes of the cluster.
+
+const NODE_COLUMNS = [
+  { label: 'Node', kind: 'key', text: ({ id, this: own }) => (own ? `${id} (this one)` : id) },
+  { label: 'Name', kind: 'value', text: ({ name }) => name },
+  { label: 'Address', kind: 'value', text: ({ address }) => address },
+  { label: 'Version', kind: 'value', text: ({ version }) => version },
+  { label: 'Configuration', kind: 'value', text: ({ config, differs }) => (differs ? `${config} (differs)` : config) },
+  { label: 'Sessions', kind: 'value', text: ({ sessions }) => (isNumber(sessions) ? count(sessions) : null) },
+  { label: 'Last heartbeat', kind: 'value', text: ({ silent_seconds: silent }) => `${duration(silent)} ago` },
+];
+
+/** The nodes, each with whether its configuration differs from that of the node that answers. */
+function markedNodes(nodes) {
+  const own = nodes.find((node) => node.this);
+  return nodes.map((node) => ({ ...node, differs: Boolean(own && node.config && node.config !== own.config) }));
+}
+
+/** The section of the nodes, which is hidden if the process is in no cluster. */
+function nodesSection() {
+  const state = h('p.quiet');
+  const table = createTable({
+    caption: 'Nodes of the cluster',
+    columns: NODE_COLUMNS,
+    keyOf: ({ id }) => id,
+    empty: 'No node is registered yet.',
+  });
+  const element = h(
+    'section.wide',
+    { 'aria-labelledby': 'config-nodes', hidden: true },
+    h('h2', { id: 'config-nodes' }, 'Nodes of the cluster'),
+    state,
+    table.element,
+  );
+  return {
+    element,
+    update({ server_answers: answers, nodes }) {
+      element.hidden = answers === null;
+      setText(state, answers ? 'The server of the cluster answers.' : 'The server of the cluster does not answer.');
+      table.update(markedNodes(nodes));
+    },
+  };
+}
+
+/** What an operator has to look at in the cluster. */
+function nodeFindings(answers, nodes) {
+  if (typeof answers !== 'boolean') return [];
+  const found = [];
+  if (!answers) {
+    const text = 'The server of the cluster does not answer: this node enforces its limits without it.';
+    found.push({ key: 'cluster', level: 'bad', href: '#/config', text });
+  }
+  for (const { id, name } of markedNodes(nodes).filter(({ differs }) => differs)) {
+    const text = `The node ${id} (${name}) has other routes, upstreams or auth sections than this one.`;
+    found.push({ key: `node ${id}`, level: 'warn', href: '#/config', text });
+  }
+  return found;
+}
