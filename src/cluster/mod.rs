@@ -4,7 +4,7 @@
 //! [`events`] tells the nodes of revocations and of operations of the API.
 
 pub mod connect;
-mod directory;
+pub mod directory;
 pub mod event;
 pub mod events;
 pub mod handle;
