@@ -12,6 +12,7 @@ use super::event::{Operation, OperationKind};
 use super::events::ShareError;
 use super::handle::Cluster;
 use super::link::Unavailable;
+use super::nodes::NODES_MAX;
 use super::time::millis;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
@@ -71,9 +72,11 @@ impl Cluster {
                 continue;
             };
             let Some((node, body)) = split(&answer) else { continue };
-            // Each node answers once.
-            if let Some(at) = asked.missing.iter().position(|missing| **missing == *node) {
-                asked.answers.push((asked.missing.swap_remove(at), body.to_owned()));
+            // Each node answers once. One that has just registered is not in the list yet.
+            let is_new = asked.answers.len() < NODES_MAX && asked.answers.iter().all(|(known, _)| **known != *node);
+            if is_new {
+                asked.missing.retain(|missing| **missing != *node);
+                asked.answers.push((node.into(), body.to_owned()));
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::Script;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::event::{Event, Operation, PAYLOAD_MAX_BYTES, TEXT_MAX_BYTES};
 use super::keys::Keys;
@@ -34,6 +34,8 @@ pub enum Notice {
     Revocation(Change),
     /// Its sessions have taken over the slots of these sessions.
     Replaced(Vec<RequestId>),
+    /// All revocations of the cluster precede this notice.
+    Loaded,
 }
 
 /// An operation of the API of another node.
@@ -73,6 +75,8 @@ pub struct Events {
     pub(super) outbox: Mutex<Outbox>,
     pub(super) notices: OnceLock<mpsc::Sender<Notice>>,
     pub(super) operations: OnceLock<mpsc::Sender<RemoteOperation>>,
+    /// Whether the revocations of the cluster are known.
+    is_loaded: watch::Sender<bool>,
 }
 
 impl Events {
@@ -80,7 +84,6 @@ impl Events {
     pub fn new(config: Arc<ClusterConfig>, keys: &Keys) -> Self {
         let instance: Arc<str> = format!("{:032x}", u128::from_be_bytes(random())).into();
         Self {
-            config,
             streams: keys.streams(),
             set: RevocationSet::new(keys, Arc::clone(&instance)),
             instance,
@@ -88,6 +91,8 @@ impl Events {
             outbox: Mutex::default(),
             notices: OnceLock::new(),
             operations: OnceLock::new(),
+            is_loaded: watch::Sender::new(!config.share.revocations),
+            config,
         }
     }
 
@@ -105,6 +110,17 @@ impl Events {
         receiver
     }
 
+    /// Notes that the notices before [`Notice::Loaded`] were executed.
+    pub fn note_loaded(&self) {
+        self.is_loaded.send_replace(true);
+    }
+
+    /// Waits until this node knows the revocations of the cluster.
+    pub async fn loaded(&self) {
+        // The sender lives as long as this.
+        let _ = self.is_loaded.subscribe().wait_for(|is_loaded| *is_loaded).await;
+    }
+
     /// Tells the other nodes of a change of the revocations that was made here at `made`. `end` is the end of the
     /// revocation. Returns whether the server has it; otherwise it gets it later. `None`: revocations are not shared.
     pub async fn share_revocation(&self, link: &Link, change: Change, made: Duration, end: Duration) -> Option<bool> {
@@ -113,7 +129,7 @@ impl Events {
         }
         let shared = SharedChange { change, made, end, is_event: true };
         self.outbox().add(shared.clone(), clock::now());
-        let answer = link.script::<u8>(&self.set.script(&shared)).await;
+        let answer = link.script::<u8>(&self.set.script(&shared, true)).await;
         if answer.is_ok() {
             self.outbox().confirm(&shared, clock::now());
         }

@@ -28,8 +28,8 @@ impl Keys {
         [self.named("{events}:control"), self.named("{events}:sends")]
     }
 
-    /// Returns the revocations by id with their ends (sorted set), the revocations by id (hash), those that were removed
-    /// with their ends (sorted set), and the mark of these data (string). They have the hash tag of the streams.
+    /// Returns the ends of revocations by id (sorted set), the revocations by id (hash), the times at which revocations were
+    /// removed by id (hash), and the mark of these data (string). They have the hash tag of the streams.
     pub fn revocations(&self) -> [String; 4] {
         ["ends", "revocations", "removed", "mark"].map(|name| self.named(format_args!("{{events}}:{name}")))
     }

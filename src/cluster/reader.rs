@@ -201,7 +201,7 @@ impl Events {
         }
         for _ in 0..CHANGES_AT_ONCE {
             let Some(change) = reader.backlog.front() else { break };
-            let is_stored: u8 = self.set.script(change).invoke_async(connection).await?;
+            let is_stored: u8 = self.set.script(change, false).invoke_async(connection).await?;
             if is_stored == 0 {
                 tracing::debug!("the cluster's set of revocations is full");
             }
@@ -229,6 +229,10 @@ impl Events {
         let (count, sent) = (stored.revocations.len(), missing.len());
         for revocation in stored.revocations.into_values().flatten() {
             self.notify(Change::Add(revocation), store).await;
+        }
+        if let Some(notices) = self.notices.get() {
+            // The receiver ends with the process.
+            let _ = notices.send(Notice::Loaded).await;
         }
         let is_event = missing.len() <= EVENTS_MAX;
         reader.has_load |= !is_event;

@@ -20,8 +20,8 @@ use crate::policy::revocation::journal::Change;
 const LIVE_MAX: Duration = Duration::from_hours(24 * 366);
 /// The number of elements that one command reads, about.
 const SCAN: usize = 500;
-/// The largest number of elements of a set that are read.
-const READ_MAX: usize = 2 * ENTRIES_MAX;
+/// The largest number of ids: of revocations, and of removed ones that have not ended.
+const IDS_MAX: usize = 2 * ENTRIES_MAX;
 /// The `issued_before` of a revocation of all tokens: the largest number that a script can count to.
 const ALL_TOKENS: u64 = (1 << 53) - 1;
 
@@ -100,20 +100,20 @@ impl RevocationSet {
         }
     }
 
-    /// Returns the script of a change, whose answer is 0 if the set is full.
-    pub(super) fn script(&self, shared: &SharedChange) -> ScriptInvocation<'_> {
+    /// Returns the script of a change, whose answer is 0 if the set is full. `is_new` is whether the change is made now;
+    /// an earlier one has no effect if another node has made the opposite change meanwhile.
+    pub(super) fn script(&self, shared: &SharedChange, is_new: bool) -> ScriptInvocation<'_> {
         let [ends, revocations, removed, _] = &self.keys;
         let script = if matches!(shared.change, Change::Add(_)) { &self.add } else { &self.remove };
         let mut call = script.key(ends);
-        call.key(revocations).key(removed).key(&self.stream).arg(shared.id().to_string());
-        let line = shared.change.line();
-        call.arg(line.trim_end());
-        match &shared.change {
-            Change::Add(Revocation { issued_before, .. }) => call.arg(issued_before.map_or(ALL_TOKENS, millis)),
-            Change::Remove(_) => call.arg(millis(shared.made)),
-        };
-        call.arg(millis(shared.end)).arg(ENTRIES_MAX).arg(millis(LIVE_MAX)).arg(u8::from(shared.is_event));
-        call.arg(&*self.instance).arg(CONTROL_MAX).arg(millis(KEPT));
+        call.key(revocations).key(removed).key(&self.stream);
+        call.arg(shared.id().to_string()).arg(shared.change.line().trim_end());
+        call.arg(millis(shared.made)).arg(millis(shared.end)).arg(u8::from(is_new));
+        call.arg(IDS_MAX).arg(millis(LIVE_MAX));
+        call.arg(u8::from(shared.is_event)).arg(&*self.instance).arg(CONTROL_MAX).arg(millis(KEPT));
+        if let Change::Add(Revocation { issued_before, .. }) = &shared.change {
+            call.arg(issued_before.map_or(ALL_TOKENS, millis));
+        }
         call
     }
 
@@ -129,48 +129,44 @@ impl RevocationSet {
     pub(super) async fn load(&self, connection: &mut Connection) -> RedisResult<StoredSet> {
         let [_, revocations, removed, _] = &self.keys;
         let mut set = StoredSet::default();
-        for (id, value) in scan(connection, "HSCAN", revocations).await? {
-            let lines = text(&value).filter(|value| value.len() <= TEXT_MAX_BYTES).unwrap_or_default().lines();
-            for revocation in lines.filter_map(stored).filter(|revocation| revocation.target.id() == id) {
+        for (id, value) in scan(connection, revocations).await? {
+            let lines = value.lines().filter_map(stored);
+            for revocation in lines.filter(|revocation| revocation.target.id() == id) {
                 set.revocations.entry(id).or_default().push(revocation);
             }
         }
-        for (element, _) in scan_texts(connection, "ZSCAN", removed).await? {
-            let Some((id, made)) = element.split_once(' ') else { continue };
-            if let (Some(id), Ok(made)) = (RevocationId::parse(id), made.parse()) {
-                let made = of_millis(made);
-                set.removed.entry(id).and_modify(|latest| *latest = made.max(*latest)).or_insert(made);
+        for (id, value) in scan(connection, removed).await? {
+            if let Ok(made) = value.parse() {
+                set.removed.insert(id, of_millis(made));
             }
         }
         Ok(set)
     }
 }
 
-/// Reads a revocation in the form of the script: "before end line".
+/// Reads a revocation in the form of the script: "before end made line".
 fn stored(entry: &str) -> Option<Revocation> {
-    let line = entry.splitn(3, ' ').nth(2)?;
+    let line = entry.splitn(4, ' ').nth(3)?;
     match Change::parse(line.as_bytes())? {
         Change::Add(revocation) => Some(revocation),
         Change::Remove(_) => None,
     }
 }
 
-async fn scan(connection: &mut Connection, command: &str, key: &str) -> RedisResult<Vec<(RevocationId, Value)>> {
-    let pairs = scan_texts(connection, command, key).await?;
-    Ok(pairs.into_iter().filter_map(|(id, value)| Some((RevocationId::parse(&id)?, value))).collect())
-}
-
-/// Reads all pairs of a hash or a sorted set, a part at a time. An element may be read twice.
-async fn scan_texts(connection: &mut Connection, command: &str, key: &str) -> RedisResult<Vec<(String, Value)>> {
-    let (mut pairs, mut cursor) = (Vec::new(), 0_u64);
+/// Reads all values of a hash, a part at a time. One may be read twice.
+async fn scan(connection: &mut Connection, key: &str) -> RedisResult<HashMap<RevocationId, String>> {
+    let (mut values, mut cursor) = (HashMap::new(), 0_u64);
     loop {
         let (next, part): (u64, Vec<Value>) =
-            redis::cmd(command).arg(key).arg(cursor).arg("COUNT").arg(SCAN).query_async(connection).await?;
-        let (chunks, _) = part.as_chunks::<2>();
-        pairs.extend(chunks.iter().filter_map(|[name, value]| Some((text(name)?.to_owned(), value.clone()))));
+            redis::cmd("HSCAN").arg(key).arg(cursor).arg("COUNT").arg(SCAN).query_async(connection).await?;
+        let (pairs, _) = part.as_chunks::<2>();
+        values.extend(pairs.iter().filter_map(|[id, value]| {
+            let value = text(value).filter(|value| value.len() <= TEXT_MAX_BYTES)?;
+            Some((RevocationId::parse(text(id)?)?, value.to_owned()))
+        }));
         cursor = next;
-        if cursor == 0 || pairs.len() >= READ_MAX {
-            return Ok(pairs);
+        if cursor == 0 || values.len() >= IDS_MAX {
+            return Ok(values);
         }
     }
 }
@@ -194,9 +190,9 @@ mod tests {
     fn a_stored_revocation_is_read_as_it_was_written() {
         let added = revocation(5, Some(4), 9);
         let line = Change::Add(added.clone()).line();
-        assert_eq!(stored(&format!("4000 9000 {}", line.trim_end())), Some(added));
+        assert_eq!(stored(&format!("4000 9000 5000 {}", line.trim_end())), Some(added));
         let removed = Change::Remove(RevocationId(1)).line();
-        for other in ["", "1 2", "1 2 x", &format!("1 2 {}", removed.trim_end())] {
+        for other in ["", "1 2 3", "1 2 3 x", &format!("1 2 3 {}", removed.trim_end())] {
             assert_eq!(stored(other), None, "{other}");
         }
     }

@@ -21,15 +21,19 @@ const RETRIES: usize = 50;
 pub(super) async fn follow(gateway: &Gateway, mut notices: mpsc::Receiver<Notice>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while notices.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let (mut changes, mut replaced) = (Vec::new(), Vec::new());
+        let (mut changes, mut replaced, mut is_loaded) = (Vec::new(), Vec::new(), false);
         for notice in batch.drain(..) {
             match notice {
                 Notice::Revocation(change) => changes.push(change),
                 Notice::Replaced(ids) => replaced.extend(ids.into_iter().map(|id| id.0)),
+                Notice::Loaded => is_loaded = true,
             }
         }
         gateway.workers.replace(&replaced);
         make(gateway, changes).await;
+        if let Some(cluster) = gateway.cluster.as_ref().filter(|_| is_loaded) {
+            cluster.events.note_loaded();
+        }
     }
     std::future::pending().await
 }

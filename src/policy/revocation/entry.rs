@@ -182,6 +182,7 @@ impl Revocation {
     pub(super) fn merge(&mut self, other: Self) {
         self.issued_before = self.issued_before.zip(other.issued_before).map(|(own, other)| own.max(other));
         self.expires = self.expires.max(other.expires);
+        self.created = self.created.max(other.created);
         self.reason = other.reason.or(self.reason.take());
     }
 
