@@ -149,7 +149,7 @@ impl Admin {
                     if let Some(cluster) = cluster(&control) {
                         remote::serve(&control, cluster).await;
                     }
-                    pending().await
+                    pending::<()>().await;
                 };
                 tokio::select! {
                     () = serve(served, accepting, stopped) => {}

@@ -35,7 +35,7 @@ pub(super) async fn follow(gateway: &Gateway, mut notices: mpsc::Receiver<Notice
             cluster.events.note_loaded();
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Makes changes of the revocations in their order.

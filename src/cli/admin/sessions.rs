@@ -104,12 +104,11 @@ fn page(Listed { sessions, has_more, missing }: &Listed, is_cluster: bool) -> St
         columns.insert(0, Column { title: "NODE", is_number: false });
     }
     let more = if *has_more { "There are more sessions: raise --limit.\n" } else { "" };
-    let missing = match missing.len() {
-        0 => String::new(),
-        _ => {
-            let nodes: Vec<&str> = missing.iter().map(String::as_str).collect();
-            format!("Without the sessions of nodes that did not answer: {}\n", nodes.join(" "))
-        }
+    let missing = if missing.is_empty() {
+        String::new()
+    } else {
+        let nodes: Vec<&str> = missing.iter().map(String::as_str).collect();
+        format!("Without the sessions of nodes that did not answer: {}\n", nodes.join(" "))
     };
     format!("{}{more}{missing}", output::table(&columns, &rows))
 }
