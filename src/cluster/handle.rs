@@ -6,9 +6,11 @@ use std::time::Duration;
 use super::event::{Event, IDS_MAX, Operation};
 use super::events::{Events, ShareError};
 use super::keys::Keys;
+use super::leases::LeaseExchange;
 use super::link::Link;
 use super::nodes::{NodeFacts, Nodes};
 use crate::config::ClusterConfig;
+use crate::policy::lease::share::Leases;
 use crate::policy::revocation::Revocations;
 use crate::policy::revocation::journal::Change;
 use crate::runtime::clock;
@@ -27,17 +29,21 @@ pub struct Cluster {
     pub keys: Keys,
     /// What nodes tell each other.
     pub events: Events,
+    /// The leases of quotas, if nodes share quotas.
+    pub leases: Option<LeaseExchange>,
 }
 
 impl Cluster {
-    /// Creates the parts. Nothing is sent before [`Cluster::run`].
-    pub fn new(config: &Arc<ClusterConfig>) -> Self {
+    /// Creates the parts. `leases` are those of the counters of the process, if nodes share quotas. Nothing is sent before
+    /// [`Cluster::run`].
+    pub fn new(config: &Arc<ClusterConfig>, leases: Option<&Arc<Leases>>) -> Self {
         let keys = Keys::new(&config.prefix);
         Self {
             config: Arc::clone(config),
             link: Link::new(Arc::clone(config)),
             nodes: Nodes::new(Arc::clone(config), keys.clone()),
             events: Events::new(Arc::clone(config), &keys),
+            leases: leases.map(|leases| LeaseExchange::new(keys.clone(), Arc::clone(leases))),
             keys,
         }
     }
@@ -49,6 +55,14 @@ impl Cluster {
             () = self.link.run() => {}
             () = self.nodes.run(&self.link, facts) => {}
             () = self.events.run(&self.link, revocations) => {}
+            () = self.exchange_leases() => {}
+        }
+    }
+
+    async fn exchange_leases(&self) {
+        match &self.leases {
+            Some(leases) => leases.run(&self.link, &self.nodes).await,
+            None => std::future::pending().await,
         }
     }
 

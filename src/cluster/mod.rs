@@ -9,6 +9,7 @@ pub mod event;
 pub mod events;
 pub mod handle;
 pub mod keys;
+pub mod leases;
 pub mod link;
 pub mod nodes;
 mod outbox;

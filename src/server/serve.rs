@@ -38,6 +38,7 @@ use crate::cluster::handle::Cluster;
 use crate::config::{Config, ListenAddress};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
+use crate::policy::counters::Counters;
 use crate::relay::Process;
 use crate::relay::early_ends::{EarlyEnd, EarlyEnds};
 use crate::runtime::clock;
@@ -130,7 +131,7 @@ impl Server {
         }
         let open = Listeners::new(inherited);
         let listeners = open.prepare(&config.listeners, passed)?;
-        let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
+        let (counters, addresses, now) = (counters(&config), listeners.addresses(), clock::both());
         let (key_sets, acme) = (KeySets::new(clock::now), Arc::default());
         // The servers of the process before have had their slow start.
         let earlier = before.as_ref().and_then(|_| now.instant.checked_sub(STARTED_BEFORE));
@@ -162,9 +163,10 @@ impl Server {
         let workers = config.server.workers.get();
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
+        let cluster = |config| Arc::new(Cluster::new(config, counters.leases()));
+        let cluster = config.cluster.as_ref().map(cluster);
         let gateway = Gateway::new(snapshot, (counters, key_sets, acme), connector, process, limits, channels);
-        let gateway =
-            Arc::new(gateway.in_cluster(config.cluster.as_ref().map(|config| Arc::new(Cluster::new(config)))));
+        let gateway = Arc::new(gateway.in_cluster(cluster));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
         if let Some(moved) = moved {
             moved.import(&gateway);
@@ -270,6 +272,12 @@ impl Server {
         gateway.rejections.report();
         Ok(())
     }
+}
+
+/// Returns the counters of a process. Its quotas are shared if it is a node of a cluster that shares them.
+fn counters(config: &Config) -> Arc<Counters> {
+    let shares = config.cluster.as_ref().is_some_and(|cluster| cluster.share.quotas);
+    Arc::new(if shares { Counters::of_node(Arc::default()) } else { Counters::default() })
 }
 
 /// Serves until the drain is to start: until the stop signal, and then until the shutdown delay has passed or another
