@@ -9,6 +9,7 @@ use super::keys::Keys;
 use super::leases::LeaseExchange;
 use super::link::Link;
 use super::nodes::{NodeFacts, Nodes};
+use super::seal::Seal;
 use crate::config::ClusterConfig;
 use crate::policy::lease::share::Leases;
 use crate::policy::revocation::Revocations;
@@ -29,6 +30,8 @@ pub struct Cluster {
     pub keys: Keys,
     /// What nodes tell each other.
     pub events: Events,
+    /// Seals tokens, if there is a secret.
+    pub(super) seal: Option<Seal>,
     /// The leases of quotas, if nodes share quotas.
     pub leases: Option<LeaseExchange>,
 }
@@ -43,6 +46,7 @@ impl Cluster {
             link: Link::new(Arc::clone(config)),
             nodes: Nodes::new(Arc::clone(config), keys.clone()),
             events: Events::new(Arc::clone(config), &keys),
+            seal: config.secret.as_ref().and_then(|secret| Seal::new(secret)),
             leases: leases.map(|leases| LeaseExchange::new(keys.clone(), Arc::clone(leases))),
             keys,
         }

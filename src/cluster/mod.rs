@@ -14,6 +14,8 @@ pub mod link;
 pub mod nodes;
 mod outbox;
 mod reader;
+pub mod renewal;
 mod revocation_set;
+mod seal;
 mod stream;
 mod time;

@@ -5,6 +5,8 @@ TOLLGATE_CLUSTER=full measures 200 revocations, and sends to 3,000 sessions.
 
 import asyncio
 import contextlib
+import http.client
+import json
 import os
 import statistics
 import threading
@@ -48,12 +50,18 @@ while not ports:
 configuration = "".join([
     '[server]\nworkers = 2\nmax_sessions = 2000\nmax_handshakes = 2048\nhandshakes_per_address = "off"\n',
     '[log]\nsession_start = "trace"\n', harness.listener(secrets), harness.auth(secrets),
-    harness.upstream("hold", ports[0]), harness.route("hold", "/hold", "hold", auth='"users"', origins='["https://chat.example.test"]'),
+    harness.upstream("hold", ports[0]), harness.route("hold", "/hold", "hold", auth='"users"', origins='["https://chat.example.test"]',
+                  refresh_path='"/refresh"'),
 ])
+
+secret = directory / "cluster-secret"
+secret.write_text("5ec" * 22)
+secret.chmod(0o600)
 
 redis = Redis(directory)
 link = CuttableLink(redis.port)
-nodes = [Node(number, configuration, directory, redis.port if number < 2 else link.port) for number in range(3)]
+nodes = [Node(number, configuration, directory, redis.port if number < 2 else link.port,
+              f'secret_file = "{secret}"\n') for number in range(3)]
 first, second, third = nodes
 tokens = {}
 
@@ -254,6 +262,30 @@ with suite.check("a close by subject at one node closes the sessions of all node
         equal([(await closed(session))[:2] for session in sessions[3:5]], [(1008, "closed by an operator")] * 2)
 
     asyncio.run(close_all())
+
+with suite.check("a fresh token at one node renews the sessions of its client on all nodes, and the server never has the token"):
+    async def refresh():
+        soon = int(time.time()) + 4
+        tokens["renewed"] = secrets.foreign_token(sub="renewed", exp=soon)
+        tokens["expires"] = secrets.foreign_token(sub="expires", exp=soon)
+        sessions = await connect_all([(node, subject) for subject in ("renewed", "expires") for node in nodes])
+        fresh = secrets.foreign_token(sub="renewed", exp=soon + 600)
+
+        def post():
+            connection = http.client.HTTPSConnection("localhost", second.proxy.port, context=secrets.client_context(), timeout=30)
+            connection.request("POST", "/refresh", headers={"Authorization": f"Bearer {fresh}"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+        equal(await asyncio.to_thread(post), (200, {"renewed": 1, "expires": soon + 600, "nodes": 2}))
+        equal([(await closed(session))[0] for session in sessions[3:]], [1008] * 3)
+        await asyncio.sleep(1)
+        equal([await is_open(session) for session in sessions[:3]], [True] * 3)
+        await asyncio.gather(*(session.close() for session in sessions[:3]))
+        entries = harness.run("redis-cli", "-p", redis.port, "XRANGE", "tollgate:1:{events}:control", "-", "+").stdout
+        equal(("renew" in entries, fresh in entries), (True, False))
+
+    asyncio.run(refresh())
 
 with suite.check("a close that is read late spares the sessions that began after it, and a late message is not sent"):
     async def late():

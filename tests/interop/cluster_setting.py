@@ -108,13 +108,14 @@ def wait_until(holds, what, seconds=15):
 
 
 class Node:
-    """A node of a cluster. `configuration` is its configuration without the sections of the API and of the cluster."""
+    """A node of a cluster. `configuration` is its configuration without the sections of the API and of the cluster, and
+    `keys` are further lines of the latter."""
 
-    def __init__(self, number, configuration, directory, redis_port):
+    def __init__(self, number, configuration, directory, redis_port, keys=""):
         self.number, self.directory = number, directory
         self.socket = directory / f"admin-{number}.sock"
         self.configuration = (f'{configuration}\n[admin]\naddress = "unix:{self.socket}"\n'
-                              f'[cluster]\nurl = "redis://127.0.0.1:{redis_port}"\nnode_timeout = "3s"\n')
+                              f'[cluster]\nurl = "redis://127.0.0.1:{redis_port}"\nnode_timeout = "3s"\n{keys}')
         self.start()
 
     def start(self):
