@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import statistics
 import threading
 import time
@@ -282,7 +283,7 @@ with suite.check("a fresh token at one node renews the sessions of its client on
         await asyncio.sleep(1)
         equal([await is_open(session) for session in sessions[:3]], [True] * 3)
         await asyncio.gather(*(session.close() for session in sessions[:3]))
-        entries = harness.run("redis-cli", "-p", redis.port, "XRANGE", "tollgate:1:{events}:control", "-", "+").stdout
+        entries = harness.run("redis-cli", "-p", redis.port, "--no-raw", "XRANGE", "tollgate:1:{events}:control", "-", "+").stdout
         equal(("renew" in entries, fresh in entries), (True, False))
 
     asyncio.run(refresh())
@@ -386,6 +387,26 @@ with suite.check("the list of all nodes has each session once, in order, over pa
     keys = redis.ask("KEYS", "tollgate:1:reply:*")
     suite.note(f"lists of answers that are left: {len(keys.split())}")
 
+with suite.check("an idle cluster costs few commands, also where only sessions are shared"):
+    def commands(seconds):
+        """Returns the number of each command in this time."""
+        redis.ask("CONFIG", "RESETSTAT")
+        time.sleep(seconds)
+        found = re.findall(r"cmdstat_([a-z|_]+):calls=(\d+)", redis.ask("INFO", "commandstats"))
+        return {name: int(calls) for name, calls in found if name not in ("info", "config|resetstat")}
+
+    def readings(counts):
+        return counts.get("xread", 0)
+
+    idle = commands(10)
+    suite.note(f"commands of three idle nodes in 10 s, with those within scripts: {idle}")
+    equal(readings(idle) <= 9, True)
+    fourth = Node(4, configuration, directory, redis.port, f'share = ["sessions"]\nprefix = "other:"\n')
+    wait_until(lambda: fourth.nodes()["server_answers"], "the server answers")
+    equal(readings(commands(10)) <= 12, True)
+    equal(fourth.ask("POST", "/v1/revocations", {"jti": "x"})[1]["cluster"], None)
+    fourth.proxy.stop()
+
 with suite.check("a node that does not answer is named"):
     cut()
     status, page = first.ask("GET", "/v1/sessions?scope=cluster")
@@ -440,7 +461,7 @@ with suite.check("without its server each node goes on by itself, with few lines
 
 with suite.check("all keys have the prefix, the version and a time to live"):
     keys = redis.ask("KEYS", "*").split()
-    equal([key for key in keys if not key.startswith("tollgate:1:")], [])
+    equal([key for key in keys if not key.startswith(("tollgate:1:", "other:1:"))], [])
     equal({key: redis.ask("PTTL", key) for key in keys if int(redis.ask("PTTL", key)) < 0}, {})
     suite.note("keys: " + " ".join(sorted(key.removeprefix("tollgate:1:") for key in keys)))
 
