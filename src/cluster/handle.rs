@@ -1,13 +1,21 @@
 //! The parts of the cluster that a process holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::event::{Event, IDS_MAX, Operation};
+use super::events::{Events, ShareError};
 use super::keys::Keys;
 use super::leases::LeaseExchange;
 use super::link::Link;
 use super::nodes::{NodeFacts, Nodes};
+use super::seal::Seal;
 use crate::config::ClusterConfig;
 use crate::policy::lease::share::Leases;
+use crate::policy::revocation::Revocations;
+use crate::policy::revocation::journal::Change;
+use crate::runtime::clock;
+use crate::telemetry::request::RequestId;
 
 /// The cluster, as this node takes part in it.
 #[derive(Debug)]
@@ -20,6 +28,10 @@ pub struct Cluster {
     pub nodes: Nodes,
     /// The names of the keys at the server.
     pub keys: Keys,
+    /// What nodes tell each other.
+    pub events: Events,
+    /// Seals tokens, if there is a secret.
+    pub(super) seal: Option<Seal>,
     /// The leases of quotas, if nodes share quotas.
     pub leases: Option<LeaseExchange>,
 }
@@ -33,16 +45,20 @@ impl Cluster {
             config: Arc::clone(config),
             link: Link::new(Arc::clone(config)),
             nodes: Nodes::new(Arc::clone(config), keys.clone()),
+            events: Events::new(Arc::clone(config), &keys),
+            seal: config.secret.as_ref().and_then(|secret| Seal::new(secret)),
             leases: leases.map(|leases| LeaseExchange::new(keys.clone(), Arc::clone(leases))),
             keys,
         }
     }
 
-    /// Keeps the connection and the registration of this node. `facts` is what it says about itself. Never returns.
-    pub async fn run(&self, facts: impl Fn() -> NodeFacts) {
+    /// Keeps the connection and the registration of this node, and reads the events of others. `facts` is what it says
+    /// about itself, and `revocations` are its own. Never returns.
+    pub async fn run(&self, facts: impl Fn() -> NodeFacts, revocations: &Revocations) {
         tokio::select! {
             () = self.link.run() => {}
             () = self.nodes.run(&self.link, facts) => {}
+            () = self.events.run(&self.link, revocations) => {}
             () = self.exchange_leases() => {}
         }
     }
@@ -52,6 +68,36 @@ impl Cluster {
             Some(leases) => leases.run(&self.link, &self.nodes).await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Whether operations of the API reach the sessions of all nodes.
+    pub fn shares_sessions(&self) -> bool {
+        self.config.share.sessions
+    }
+
+    /// Tells the other nodes of a change of the revocations that was made here. See [`Events::share_revocation`].
+    pub async fn share_revocation(&self, change: Change, made: Duration, end: Duration) -> Option<bool> {
+        self.events.share_revocation(&self.link, change, made, end).await
+    }
+
+    /// Tells the other nodes of an operation. Returns their number.
+    ///
+    /// # Errors
+    /// As [`Events::share_operation`].
+    pub async fn share_operation(&self, operation: Operation) -> Result<usize, ShareError> {
+        self.events.share_operation(&self.link, operation).await?;
+        Ok(self.nodes.live(clock::now()).map_or(0, |view| view.nodes.len().saturating_sub(1)))
+    }
+
+    /// Ends sessions of other nodes whose slots sessions of this one have taken over. Returns whether the server has
+    /// told them.
+    pub async fn close_sessions(&self, ids: &[RequestId]) -> bool {
+        for ids in ids.chunks(IDS_MAX) {
+            if self.events.publish(&self.link, Event::Replaced(ids.to_owned())).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Ends the registration of this node, for `cluster.timeout` at most.

@@ -30,6 +30,7 @@ mod answer_body;
 pub mod logout;
 mod cors;
 mod refresh;
+pub mod shared_refresh;
 mod plain;
 mod request_connection;
 mod request_context;

@@ -212,6 +212,8 @@ impl Server {
     pub fn run(self, mut stop: mpsc::Receiver<()>, observe: impl Fn(ServerEvent<'_>)) -> Result<(), ServeError> {
         let Self { gateway, pool, receivers, listeners, mut reloader, control, mut requests, early_ends, watchdog } =
             self;
+        // The process before has moved its revocations here.
+        let is_successor = control.facts().handed_over.is_some();
         drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
         gateway.connector.servers().resolver().run_on(runtime.handle().clone());
@@ -228,6 +230,9 @@ impl Server {
         let serving = async {
             reloader.start_fetching();
             reloader.api.take_over();
+            if !is_successor {
+                cluster::wait_for_revocations(&gateway).await;
+            }
             reloader.listeners.change(listeners, &pool).await;
             let executing = serve_requests(&mut requests, &mut reloader, &observe);
             let replaced = serve_until_drain(lifecycle, executing, &mut stop, &observe).await;

@@ -109,12 +109,13 @@ def wait_until(holds, what, seconds=15):
 
 
 class Node:
-    """A node of a cluster. `configuration` is its configuration without the sections of the API and of the cluster."""
+    """A node of a cluster. `configuration` is its configuration without the sections of the API and of the cluster, and
+    `keys` are further lines of the latter."""
 
-    def __init__(self, number, configuration, directory, redis_port=None, section=None):
+    def __init__(self, number, configuration, directory, redis_port=None, keys="", section=None):
         self.number, self.directory = number, directory
         self.socket = directory / f"admin-{number}.sock"
-        section = section or f'url = "redis://127.0.0.1:{redis_port}"\n'
+        section = section or f'url = "redis://127.0.0.1:{redis_port}"\n{keys}'
         self.configuration = f'{configuration}\n[admin]\naddress = "unix:{self.socket}"\n[cluster]\nnode_timeout = "3s"\n{section}'
         self.start()
 
