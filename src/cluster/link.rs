@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -70,6 +70,14 @@ impl Link {
     /// As [`Link::script`].
     pub async fn pipeline<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Unavailable> {
         self.ask(async |mut connection: Connection| commands.query_async(&mut connection).await).await
+    }
+
+    /// Runs commands in one round trip, each of which uses one key.
+    ///
+    /// # Errors
+    /// As [`Link::script`]. Some of the commands may have been run then.
+    pub async fn each(&self, commands: &[Cmd]) -> Result<(), Unavailable> {
+        self.ask(async |connection: Connection| connection.each(commands).await).await
     }
 
     /// Waits for an answer for `cluster.timeout`.

@@ -177,6 +177,13 @@ impl Nodes {
 }
 
 impl View {
+    /// Returns the time of the server at an instant, in milliseconds.
+    pub fn millis_at(&self, instant: Instant) -> u64 {
+        let (before, after) =
+            (self.sent.saturating_duration_since(instant), instant.saturating_duration_since(self.sent));
+        self.server_millis.saturating_add(millis(after)).saturating_sub(millis(before))
+    }
+
     fn parse(answer: &[Value], sent: Instant) -> Option<Self> {
         let (head, nodes) = answer.split_first_chunk::<2>()?;
         let nodes = nodes.chunks_exact(3).map(|node| {

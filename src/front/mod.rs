@@ -17,6 +17,7 @@ mod authenticate;
 mod accept_header;
 mod route_headers;
 mod response;
+mod slots;
 mod head_rejection;
 mod keys;
 mod body_scanner;

@@ -18,10 +18,11 @@ use super::limits::{Limits, RateKey};
 use super::quota::Count;
 use super::revocation::Revocations;
 use super::session_slots::SessionSlots;
+use super::slot_store::{InMemory, SlotStore};
 use super::slots::{Slot, Slots};
 
 /// The counters of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     /// The counts of requests, by client address.
     upgrades: Arc<Counts<AddressKey>>,
@@ -32,6 +33,7 @@ pub struct Counters {
     sessions: Slots<()>,
     by_address: SessionSlots<RouteAddress>,
     by_subject: SessionSlots<RouteIdentity>,
+    shared_slots: Arc<dyn SlotStore>,
     is_short_of_memory: AtomicBool,
     revocations: Revocations,
 }
@@ -98,7 +100,33 @@ impl Grouped for MessageKey {
     }
 }
 
+impl Default for Counters {
+    fn default() -> Self {
+        Self::with_slots(Arc::new(InMemory))
+    }
+}
+
 impl Counters {
+    /// Creates counters of a process whose slots this store counts, too.
+    pub fn with_slots(shared_slots: Arc<dyn SlotStore>) -> Self {
+        Self {
+            upgrades: Arc::default(),
+            routes: Mutex::default(),
+            requests: Mutex::default(),
+            sessions: Slots::default(),
+            by_address: SessionSlots::default(),
+            by_subject: SessionSlots::default(),
+            shared_slots,
+            is_short_of_memory: AtomicBool::default(),
+            revocations: Revocations::default(),
+        }
+    }
+
+    /// Returns the slots that other processes count, too.
+    pub fn shared_slots(&self) -> &Arc<dyn SlotStore> {
+        &self.shared_slots
+    }
+
     /// Returns the counts of requests by client address.
     pub fn upgrades(&self) -> &Arc<Counts<AddressKey>> {
         &self.upgrades

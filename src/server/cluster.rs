@@ -1,10 +1,20 @@
 //! Takes part in the cluster: keeps the connection to its server, and the registration of this node.
 
+use std::sync::Arc;
+
 use rustix::system::uname;
 
+use crate::cluster::handle::Cluster;
 use crate::cluster::nodes::NodeFacts;
+use crate::cluster::slot_registry::SlotRegistry;
 use crate::config::digest;
 use crate::front::gateway::Gateway;
+use crate::policy::counters::Counters;
+
+/// Returns counters whose slots the nodes of the cluster count together, if they do.
+pub(super) fn counters_over(cluster: &Cluster) -> Option<Counters> {
+    cluster.config.share.slots.then(|| Counters::with_slots(Arc::<SlotRegistry>::clone(cluster.slots.registry())))
+}
 
 /// Takes part in the cluster, if the process is one of its nodes. Never returns.
 pub(super) async fn run(gateway: &Gateway) {

@@ -13,7 +13,7 @@ use super::accept;
 use super::acme;
 use super::api_sockets::ApiSockets;
 use super::checks;
-use super::cluster;
+use super::cluster::{self, counters_over};
 use super::control::{Control, ControlRequest, HandedOver, ProcessFacts};
 use super::descriptors::fit_descriptors;
 use super::draining;
@@ -130,7 +130,9 @@ impl Server {
         }
         let open = Listeners::new(inherited);
         let listeners = open.prepare(&config.listeners, passed)?;
-        let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
+        let cluster = config.cluster.as_ref().map(|config| Arc::new(Cluster::new(config)));
+        let counters = Arc::new(cluster.as_deref().and_then(counters_over).unwrap_or_default());
+        let (addresses, now) = (listeners.addresses(), clock::both());
         let (key_sets, acme) = (KeySets::new(clock::now), Arc::default());
         // The servers of the process before have had their slow start.
         let earlier = before.as_ref().and_then(|_| now.instant.checked_sub(STARTED_BEFORE));
@@ -163,8 +165,7 @@ impl Server {
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
         let gateway = Gateway::new(snapshot, (counters, key_sets, acme), connector, process, limits, channels);
-        let gateway =
-            Arc::new(gateway.in_cluster(config.cluster.as_ref().map(|config| Arc::new(Cluster::new(config)))));
+        let gateway = Arc::new(gateway.in_cluster(cluster));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
         if let Some(moved) = moved {
             moved.import(&gateway);
