@@ -1,9 +1,11 @@
 //! The configuration: valid files load, invalid files give their pinned diagnostics, and random text causes no panic.
-//! `example` compares `config/example.toml` with the table of keys, and `recipes` loads those of `config/recipes`.
+//! `cluster` tests `[cluster]`, `example` compares `config/example.toml` with the table of keys, and `recipes` loads those of `config/recipes`.
 //! `UPDATE_GOLDEN=1` rewrites the pinned diagnostics.
 
 #![expect(clippy::disallowed_methods, reason = "certificates created now are checked against the current time")]
 
+#[path = "config/cluster.rs"]
+mod cluster;
 #[path = "config/example.rs"]
 mod example;
 #[path = "config/fixtures.rs"]
@@ -519,9 +521,13 @@ fn every_pinned_text_has_its_file() {
     }
 }
 
-/// Returns the text of `config/example.toml`.
+/// Returns the text of `config/example.toml` with its `[cluster]`, which is commented out there.
 fn example() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.toml")).unwrap()
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.toml")).unwrap();
+    let with_cluster =
+        text.replace("\n# [cluster]\n", "\n[cluster]\n").replace("\n# url = \"redis:", "\nurl = \"redis:");
+    assert_eq!(with_cluster.len() + 4, text.len());
+    with_cluster
 }
 
 /// Returns the text with one line replaced.

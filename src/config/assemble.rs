@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::SystemTime;
 
@@ -13,7 +14,7 @@ use super::diagnostic::{Diagnostic, Report, Severity, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::{self, FileLoader};
 use super::model::{Config, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source};
-use super::{acme, admin, auth, keys, limits, listener, logout, revocations, routes, upstreams};
+use super::{acme, admin, auth, cluster, keys, limits, listener, logout, revocations, routes, upstreams};
 use crate::policy::quota::Quota;
 
 /// The default of `handshakes_per_address` is `max_handshakes` divided by this, but at least [`ADDRESS_SHARE_MIN`].
@@ -30,6 +31,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     let log = log(&root.child("log"));
     let admin = admin::read(root, folder);
     let metrics = admin::metrics(root);
+    let cluster = cluster::read(root, folder);
     let acmes = acme::read_all(root, folder);
     let listeners = listener::read_all(root, folder, &acmes);
     let head_max_bytes = listeners.iter().flatten().map(|listener| listener.head_max_bytes).max();
@@ -51,11 +53,11 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
         log: log?,
         admin: admin?,
         metrics: metrics?,
+        cluster: cluster?.map(Arc::new),
         listeners: listeners?.into_iter().map(|listener| listener.value).collect(),
         logouts: logout::rules(root, logouts, routes.as_deref())?,
         routes: routes?,
         acmes: acmes?,
-        cluster: None,
         auths: auths.into_iter().filter_map(|named| named.value.into_config()).collect(),
         upstreams: upstreams.into_iter().map(|named| named.value).collect::<Option<_>>()?,
         warnings: Report::new(Path::new(""), "", Vec::new()),

@@ -90,9 +90,10 @@ impl Report {
             ));
         };
         let title = level.primary_title(diagnostic.message.as_str());
-        let mut group = self.point(Group::with_title(title), AnnotationKind::Primary, span, &diagnostic.label);
+        let Diagnostic { label, hides_rest, .. } = diagnostic;
+        let mut group = self.point(Group::with_title(title), AnnotationKind::Primary, span, label, *hides_rest);
         if let Some((span, label)) = &diagnostic.related {
-            group = self.point(group, AnnotationKind::Context, span, label);
+            group = self.point(group, AnnotationKind::Context, span, label, false);
         }
         if let Some(help) = &diagnostic.help {
             group = group.element(Level::HELP.message(normalize_untrusted_str(help)));
@@ -101,8 +102,18 @@ impl Report {
     }
 
     /// Adds a position, its line and the caret.
-    fn point<'a>(&'a self, group: Group<'a>, kind: AnnotationKind, span: &Span, label: &'a str) -> Group<'a> {
-        let position = Position::of(&self.text, span);
+    fn point<'a>(
+        &'a self,
+        group: Group<'a>,
+        kind: AnnotationKind,
+        span: &Span,
+        label: &'a str,
+        hides_rest: bool,
+    ) -> Group<'a> {
+        let mut position = Position::of(&self.text, span);
+        if hides_rest {
+            position.source = position.source.get(..position.marked.end).unwrap_or_default();
+        }
         let mut annotation = kind.span(position.marked);
         if !label.is_empty() {
             annotation = annotation.label(label);
@@ -165,13 +176,16 @@ pub struct Diagnostic {
     pub related: Option<(Span, String)>,
     /// How to fix it.
     pub help: Option<String>,
+    /// Whether the line is not shown beyond the span, because it has a secret.
+    pub hides_rest: bool,
 }
 
 impl Diagnostic {
     /// Creates an error.
     pub(super) fn error(span: Span, message: impl Into<String>) -> Self {
         let (severity, label) = (Severity::Error, String::new());
-        Self { severity, span: Some(span), message: message.into(), label, related: None, help: None }
+        let (message, hides_rest) = (message.into(), false);
+        Self { severity, span: Some(span), message, label, related: None, help: None, hides_rest }
     }
 
     /// Creates an error without a span, for something that the file does not contain.
@@ -202,6 +216,11 @@ impl Diagnostic {
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
+    }
+
+    /// Leaves out the line beyond the span.
+    pub(super) fn hide_rest(self) -> Self {
+        Self { hides_rest: true, ..self }
     }
 }
 

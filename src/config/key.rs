@@ -113,20 +113,39 @@ impl Key {
     }
 }
 
-/// Defines a constant for each key, and the list of all keys.
+/// Defines a constant for each key, and one for the list of them.
 macro_rules! keys {
-    ($($constant:ident = $section:literal $name:literal, $kind:expr, $default:expr, $doc:literal;)*) => {
+    (
+        $(#[doc = $list_doc:literal])* $list:ident;
+        $($constant:ident = $section:literal $name:literal, $kind:expr, $default:expr, $doc:literal;)*
+    ) => {
         $(
             #[doc = $doc]
-            pub const $constant: Key =
-                Key { section: $section, name: $name, kind: $kind, default: $default, doc: $doc };
+            pub const $constant: $crate::config::key::Key = $crate::config::key::Key {
+                section: $section,
+                name: $name,
+                kind: $kind,
+                default: $default,
+                doc: $doc,
+            };
         )*
 
-        /// Every key, in the order of `config/example.toml`.
-        pub const KEYS: &[Key] = &[$($constant),*];
+        $(#[doc = $list_doc])*
+        pub(super) const $list: &[$crate::config::key::Key] = &[$($constant),*];
     };
 }
 pub(super) use keys;
+
+/// Joins two lists of keys, which have `N` keys together.
+pub(super) const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
+    let mut all = [first[0]; N];
+    let mut index = 0;
+    while index < N {
+        all[index] = if index < first.len() { first[index] } else { second[index - first.len()] };
+        index += 1;
+    }
+    all
+}
 
 /// Maximum count of a rate, and maximum burst: far beyond what one client sends.
 pub(super) const COUNT_MAX: u32 = 1_000_000;

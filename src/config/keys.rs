@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+pub use super::cluster_keys::*;
 use super::key::AllowsOff::{Allowed, Refused};
 use super::key::Default::{Derived, Nothing, Required, Value};
 use super::key::Kind::{
@@ -10,10 +11,16 @@ use super::key::Kind::{
     TableArray, Text, TextOrList, TextsOrTables,
 };
 pub use super::key::{AllowsOff, Default, Key, Kind};
-use super::key::{COUNT_MAX, DAY, HOUR, MINUTE, MS_1, MS_100, SECOND, keys, number, span};
+use super::key::{COUNT_MAX, DAY, HOUR, MINUTE, MS_1, MS_100, SECOND, joined, keys, number, span};
 pub use super::sections::{SECTIONS, SectionForm};
 
+/// Every key, in the order of `config/example.toml`.
+pub const KEYS: &[Key] = &joined::<{ OWN_KEYS.len() + CLUSTER_KEYS.len() }>(OWN_KEYS, CLUSTER_KEYS);
+
 keys! {
+    /// The keys of the sections other than `[cluster]`.
+    OWN_KEYS;
+
     WORKERS = "server" "workers", number(0, 1024), Value("0"),
         "Number of worker threads; 0 is one per core.";
     MAX_SESSIONS = "server" "max_sessions", number(1, 10_000_000), Value("10000"),

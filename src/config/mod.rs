@@ -12,6 +12,8 @@ mod balance_warnings;
 mod certificate;
 mod claims;
 mod cluster;
+mod cluster_keys;
+mod cluster_url;
 mod common;
 mod cookie;
 mod diagnostic;
@@ -50,7 +52,8 @@ mod assemble;
 
 pub use self::acme::{AcmeConfig, ExternalAccount};
 pub use self::certificate::{EXPIRES_SOON, parse_certificate};
-pub use self::cluster::{ClusterConfig, ClusterServers, OnOutage, RedisAddress, Shares};
+pub use self::cluster::{ClusterConfig, OnOutage, Shares};
+pub use self::cluster_url::{ClusterServers, RedisAddress};
 pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::digest::digest;
 pub use self::files::{BUILT, Content, Disk, Files};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::acme::AcmeConfig;
 use super::cluster::ClusterConfig;
 use super::diagnostic::Report;
+use super::networks::is_private;
 pub use crate::balance::TlsMinVersion;
 use crate::balance::UpstreamConfig;
 use crate::policy::forward::ForwardConfig;
@@ -37,6 +38,8 @@ pub struct Config {
     pub admin: Option<AdminConfig>,
     /// The address of the metrics listener, if there is one.
     pub metrics: Option<SocketAddr>,
+    /// The servers over which several nodes share their state, if there are any.
+    pub cluster: Option<Arc<ClusterConfig>>,
     /// The listeners: at least one, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
     /// Its routes; at least one, in the order of the file. Their upstreams and `[auth]` sections are in the fields
@@ -48,8 +51,6 @@ pub struct Config {
     pub logouts: BTreeMap<Arc<str>, LogoutRules>,
     /// The `[acme.NAME]` sections that listeners use, in the order of the file.
     pub acmes: Vec<Arc<AcmeConfig>>,
-    /// The `[cluster]` section, if there is one.
-    pub cluster: Option<Arc<ClusterConfig>>,
     /// The upstreams, in the order of the file.
     pub upstreams: Vec<UpstreamConfig>,
     /// The revocations of `revocations_file`, which are applied without a new snapshot.
@@ -86,11 +87,13 @@ pub struct Source {
 /// comment does not make them differ; neither are revocations.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { server, log, admin, metrics, listeners, routes, auths, logouts, acmes, upstreams, .. } = self;
+        let Self { server, log, admin, metrics, cluster, .. } = self;
+        let Self { listeners, routes, auths, logouts, acmes, upstreams, .. } = self;
         *server == other.server
             && *log == other.log
             && *admin == other.admin
             && *metrics == other.metrics
+            && *cluster == other.cluster
             && *listeners == other.listeners
             && *routes == other.routes
             && *auths == other.auths
@@ -371,10 +374,7 @@ impl ListenAddress {
         match self {
             Self::Unix(_) => Some(true),
             Self::Inherited(_) => None,
-            Self::Tcp(address) => Some(match address.ip().to_canonical() {
-                IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
-                IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-            }),
+            Self::Tcp(address) => Some(is_private(address.ip())),
         }
     }
 }

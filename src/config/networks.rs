@@ -1,4 +1,4 @@
-//! Reads lists of addresses and networks.
+//! Reads lists of addresses and networks, and tells private addresses from public ones.
 
 use std::net::IpAddr;
 
@@ -13,6 +13,14 @@ const NETWORKS_MAX: usize = 1024;
 const FORM: &str = "expected an IP address or a network";
 /// The entry for the peers of Unix sockets.
 const UNIX: &str = "unix";
+
+/// Whether only this machine or private networks reach an address.
+pub(super) fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
 
 /// Reads a list of networks.
 pub(super) fn networks(section: &Section<'_>, key: &Key) -> Option<Vec<IpNet>> {

@@ -22,4 +22,5 @@ pub const SECTIONS: &[SectionForm] = &[
     SectionForm { name: "upstream.health", written: "[upstream.NAME.health]" },
     SectionForm { name: "route", written: "[[route]]" },
     SectionForm { name: "route.limits", written: "[route.limits]" },
+    SectionForm { name: "cluster", written: "[cluster]" },
 ];

@@ -19,6 +19,8 @@ pub enum SettingSection<'a> {
     Admin,
     /// `[metrics]`.
     Metrics,
+    /// `[cluster]`.
+    Cluster,
     /// The `[[listener]]` with this address, as the file has it.
     Listener(&'a str),
     /// The `[acme.NAME]` with this name.
@@ -36,6 +38,9 @@ pub enum SettingSection<'a> {
 }
 
 impl<'a> SettingSection<'a> {
+    /// The sections that a file has once.
+    const SINGLE: [Self; 5] = [Self::Server, Self::Log, Self::Admin, Self::Metrics, Self::Cluster];
+
     /// Returns its name in [`KEYS`].
     pub fn kind(self) -> &'static str {
         match self {
@@ -43,6 +48,7 @@ impl<'a> SettingSection<'a> {
             Self::Log => "log",
             Self::Admin => "admin",
             Self::Metrics => "metrics",
+            Self::Cluster => "cluster",
             Self::Listener(_) => "listener",
             Self::Acme(_) => "acme",
             Self::Auth(_) => "auth",
@@ -56,7 +62,7 @@ impl<'a> SettingSection<'a> {
     /// Returns its own name, which is empty if the file has the section once.
     fn name(self) -> &'a str {
         match self {
-            Self::Server | Self::Log | Self::Admin | Self::Metrics => "",
+            Self::Server | Self::Log | Self::Admin | Self::Metrics | Self::Cluster => "",
             Self::Listener(name)
             | Self::Acme(name)
             | Self::Auth(name)
@@ -72,7 +78,7 @@ impl fmt::Display for SettingSection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.kind();
         match self {
-            Self::Server | Self::Log | Self::Admin | Self::Metrics => write!(f, "[{kind}]"),
+            Self::Server | Self::Log | Self::Admin | Self::Metrics | Self::Cluster => write!(f, "[{kind}]"),
             // A dot separates the parts of a header, unless it is in quotes.
             Self::Acme(name) | Self::Auth(name) | Self::Upstream(name) if name.contains('.') => {
                 write!(f, "[{kind}.\"{name}\"]")
@@ -131,7 +137,7 @@ impl SettingLines {
         let Ok(document) = DeTable::parse(text) else { return lines };
         let (root, numbers) = (document.get_ref(), LineNumbers::new(text));
         let mut add = |section, value: &Spanned<DeValue<'_>>| lines.add(section, value, &numbers);
-        for section in [SettingSection::Server, SettingSection::Log, SettingSection::Admin, SettingSection::Metrics] {
+        for section in SettingSection::SINGLE {
             root.get(section.kind()).into_iter().for_each(|value| add(section, value));
         }
         for (name, value) in named(root, "acme") {

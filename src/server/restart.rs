@@ -18,6 +18,7 @@ pub fn needs_restart(running: &Config, next: &Config) -> Vec<String> {
         ("log.address", log.address != next.log.address),
         ("admin", running.admin != next.admin),
         ("metrics", running.metrics != next.metrics),
+        ("cluster", running.cluster != next.cluster),
         ("listener.socket_group", is_regrouped(running, next)),
     ];
     let differing = differs.into_iter().filter(|(_, differs)| *differs);
@@ -44,4 +45,36 @@ pub fn adopt_fixed(next: &mut Config, running: &Config) {
     next.log.level = level;
     next.admin.clone_from(&running.admin);
     next.metrics = running.metrics;
+    next.cluster.clone_from(&running.cluster);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::tests::InMemory;
+
+    fn config(lines: &str) -> Config {
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:443\"\ncertificates = [{{ chain = \"chain.pem\", key = \"key.pem\" }}]\n\
+             [upstream.chat]\nservers = [\"127.0.0.1:9001\"]\n\
+             [[route]]\nname = \"chat\"\npath = \"/\"\nupstream = \"chat\"\nauth = \"none\"\n{lines}"
+        );
+        crate::config::parse(&text, Path::new("tollgate.toml"), Path::new(""), &InMemory::new()).unwrap()
+    }
+
+    #[test]
+    fn a_changed_cluster_needs_a_restart() {
+        let cluster = |rest: &str| config(&format!("[cluster]\nurl = \"redis://localhost\"\n{rest}\n"));
+        let (none, plain) = (config(""), cluster(""));
+        let (secret, other) = (cluster("secret_file = \"secret\""), cluster("secret_file = \"other\""));
+        for (running, next) in [(&none, &plain), (&plain, &none), (&plain, &secret), (&secret, &other)] {
+            assert_eq!(needs_restart(running, next), ["cluster changes only at a restart"]);
+            let mut adopted = next.clone();
+            adopt_fixed(&mut adopted, running);
+            assert_eq!(adopted.cluster, running.cluster);
+        }
+        assert_eq!(needs_restart(&secret, &cluster("secret_file = \"secret\" # the same")), [""; 0]);
+    }
 }

@@ -64,10 +64,10 @@ fn documented(text: &str) -> Vec<Documented> {
 
 /// Formats a configuration without the one field that differs between a default and the same value in the file.
 fn comparable(config: &Config) -> String {
-    let Config { server, log, listeners, routes, upstreams, .. } = config;
+    let Config { server, log, listeners, routes, upstreams, cluster, .. } = config;
     let mut server = server.clone();
     server.max_sessions.explicit = false;
-    format!("{server:?} {log:?} {listeners:?} {routes:?} {upstreams:?}")
+    format!("{server:?} {log:?} {listeners:?} {routes:?} {upstreams:?} {cluster:?}")
 }
 
 #[test]

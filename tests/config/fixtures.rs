@@ -54,6 +54,8 @@ fn fill(folder: &Path) {
     write(folder, "revoked-entry.json", "[\n  {\"jti\": \"t1\"},\n  {\"subject\": \"ada\"}\n]\n", 0o644);
     write(folder, "eab.key", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n", 0o600);
     write(folder, "sticky-secret", "0123456789abcdef0123456789abcdef\n", 0o600);
+    write(folder, "redis-password", "a password of Redis\r\n", 0o600);
+    write(folder, "cluster-secret", "the secret of the nodes, of 38 bytes..\n", 0o640);
     write(folder, "short-secret", "0123456789abcdef\n", 0o600);
     let servers = r#"["127.0.0.1:9001", {"address": "127.0.0.1:9002", "weight": 3, "drain": true}]"#;
     write(folder, "servers.json", servers, 0o644);

@@ -33,8 +33,9 @@ for file in FILES:
 
 with suite.check("every commented key of config/example.toml validates"):
     text = FILES[0].read_text()
-    every = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.M)
+    every = re.sub(r"^# (\w+ = |\[cluster\]$)", r"\1", text, flags=re.M)
     equal(len(every) < len(text), True)
+    equal("cluster" in tomllib.loads(every), True)
     equal(errors(tomllib.loads(every)), [])
 
 with suite.check("the TOML of README.md validates"):
@@ -75,6 +76,8 @@ PLANTED = [
     ("route.0.forward_claims", {"room": 1}, "is not of type 'string'"),
     ("route.0.limits.message_rte", "1/s", "'message_rte' was unexpected"),
     ("route.0.limits.message_max_size", "1TiB", "does not match"),
+    ("cluster", {}, "'url' is a required property"),
+    ("cluster", {"url": "redis://a", "timeout": 1}, "is not of type 'string'"),
 ]
 
 

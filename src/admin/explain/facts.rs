@@ -88,6 +88,7 @@ impl<'a> Facts<'a> {
             "log" => Some(SettingSection::Log),
             "admin" => Some(SettingSection::Admin),
             "metrics" => Some(SettingSection::Metrics),
+            "cluster" => Some(SettingSection::Cluster),
             "listener" => self.listener.map(SettingSection::Listener),
             "auth" => self.auth.map(SettingSection::Auth),
             "upstream" => self.upstream.map(SettingSection::Upstream),

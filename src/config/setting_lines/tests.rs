@@ -2,7 +2,9 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use SettingSection::{Acme, Admin, Auth, Listener, Log, Metrics, Route, RouteLimits, Server, Upstream, UpstreamHealth};
+use SettingSection::{
+    Acme, Admin, Auth, Cluster, Listener, Log, Metrics, Route, RouteLimits, Server, Upstream, UpstreamHealth,
+};
 
 /// Every form that a section can have. The number after `#` is that of the line.
 const TEXT: &str = r#"# 1
@@ -144,6 +146,7 @@ fn every_key_of_the_example_is_found() {
         Log,
         Admin,
         Metrics,
+        Cluster,
         Upstream("chat"),
         Upstream("listed"),
         UpstreamHealth("chat"),
@@ -174,6 +177,7 @@ fn a_section_is_shown_as_the_file_has_it() {
         (Log, "[log]"),
         (Admin, "[admin]"),
         (Metrics, "[metrics]"),
+        (Cluster, "[cluster]"),
         (Listener("0.0.0.0:443"), "[[listener]] \"0.0.0.0:443\""),
         (Acme("ca"), "[acme.ca]"),
         (Auth("users"), "[auth.users]"),
