@@ -1,0 +1,303 @@
+"""Several nodes of Tollgate that share a Redis server: slots of subjects and addresses, exact over the nodes, through deaths of
+nodes, outages of the server, and lost data. The bounds that the documentation states are measured.
+
+    TOLLGATE_CLUSTER=full   an outage of 30 s (default: 4 s), and 3,000 sessions for the use of memory (default: 600)
+"""
+
+import asyncio
+import os
+import signal
+import statistics
+import time
+
+import cluster_nodes
+import harness
+from cluster_nodes import NODE_TIMEOUT, TIMEOUT, Nodes, Redis, Wire, close_all, until
+from harness import equal
+
+FULL = os.environ.get("TOLLGATE_CLUSTER") == "full"
+RACING, LIMIT = 2_000, 50
+OUTAGE = 30 if FULL else 4
+MANY = 3_000 if FULL else 600
+LATENCIES = 1_000 if FULL else 300
+# A node sees the death of another one at its next heartbeat, of which there are three within `node_timeout`.
+DEATH_SEEN = NODE_TIMEOUT * 4 / 3 + 1
+
+suite = harness.Suite("cluster")
+harness.many_files()
+directory = harness.work_dir("cluster")
+secrets = harness.Secrets(directory)
+redis = Redis(directory)
+wire = Wire(redis.port)
+nodes = Nodes(secrets, directory, redis, wires={2: wire.port})
+backend = nodes.backend
+script = (harness.ROOT / "src/cluster/slots.lua").read_text()
+
+
+def at_most(got, most, what):
+    if got > most:
+        raise AssertionError(f"{what}: {got} > {most}")
+
+
+def take(member, most, closes=0, heartbeat="", live=(), removed=()):
+    return redis.call("EVAL", script, 1, "script", member, most, closes, 60_000, heartbeat, len(live), *live, *removed)
+
+
+def free_all(seconds=cluster_nodes.SECONDS):
+    return until(lambda: redis.members() == 0, "no slot is taken", seconds)[1]
+
+
+with suite.check("the script takes a slot if one is free, once for each member, and keeps none of a dead node"):
+    equal([take("100-a/x", 2), take("100-a/x", 2), take("200-b/y", 2)], [["1"]] * 3)
+    equal([take("100-a/z", 2), redis.call("ZCARD", "script")], [["0"], 2])
+    # Node a is dead: it is not listed, and older than the heartbeat. One that is newer may be alive.
+    equal(take("300-c/z", 2, 0, 100, ["200-b"]), ["0"])
+    equal(take("300-c/z", 2, 0, 101, ["200-b"]), ["1"])
+    equal(sorted(redis.call("ZRANGE", "script", 0, -1)), ["200-b/y", "300-c/z"])
+    equal(take("300-c/1", 2, 1), ["1", "200-b/y"])
+    equal(take("300-c/2", 1, 1, 400, ["300-c"]), ["1", "300-c/z", "300-c/1"])
+    equal(take("300-c/3", 1, 1, 400, ["300-c"], ["300-c/2"]), ["1"])
+    equal(redis.call("ZRANGE", "script", 0, -1), ["300-c/3"])
+    at_most(abs(redis.call("PTTL", "script") - 60_000), 5_000, "milliseconds from the time to live")
+    redis.call("DEL", "script")
+
+for path, subject in (("/subject", "ada"), ("/address", None)):
+    with suite.check(f"{RACING} racing upgrades over three nodes at {path} never exceed {LIMIT} sessions"):
+        async def race_all():
+            backend.peak.pop(path, None)
+            begun, sessions = time.monotonic(), []
+            for _ in range(2):
+                sessions, statuses = await nodes.race(path, subject, RACING // 2)
+                equal(statuses, {101: LIMIT, 429: RACING // 2 - LIMIT})
+                equal((backend.open[path], backend.peak[path], redis.members()), (LIMIT, LIMIT, LIMIT))
+                close_all(sessions)
+                await asyncio.to_thread(free_all)
+                await asyncio.to_thread(until, lambda: backend.open[path] == 0, "the backend has no session")
+            return time.monotonic() - begun
+
+        suite.note(f"{RACING} racing upgrades at {path} took {asyncio.run(race_all()):.1f} s")
+
+with suite.check("sessions that come and go never exceed the limit, and leave no slot behind"):
+    async def churn():
+        most, is_done = 0, False
+
+        async def look():
+            nonlocal most
+            while not is_done:
+                most = max(most, await asyncio.to_thread(redis.members))
+
+        async def come_and_go(index):
+            for _ in range(20):
+                session = await nodes.open(index % 3, "/subject", "ada")
+                await asyncio.sleep(0.01)
+                session.close()
+
+        looking = asyncio.create_task(look())
+        await asyncio.gather(*(come_and_go(index) for index in range(100)))
+        is_done = True
+        await looking
+        return most
+
+    most = asyncio.run(churn())
+    at_most(most, LIMIT, "slots")
+    took = free_all()
+    suite.note(f"2,000 sessions that come and go: at most {most} slots, the last was free {took:.2f} s after the last close")
+
+with suite.check("the keys of slots contain no subject, and end by themselves"):
+    async def look_at_keys():
+        sessions = await nodes.fill("/both", "ada", (1, 0, 0))
+        keys = redis.keys("*:slot:*")
+        equal([key.rsplit(":", 1)[0] for key in keys], ["tollgate:1:slot:a:both", "tollgate:1:slot:s"])
+        assert not any("ada" in key for key in keys), keys
+        for key in keys:
+            at_most(abs(redis.call("PTTL", key) - 3_600_000), 60_000, "milliseconds from the time to live")
+        close_all(sessions)
+
+    asyncio.run(look_at_keys())
+    free_all()
+
+with suite.check("a refused session of one limit holds no slot of the other one"):
+    async def refuse():
+        sessions = await nodes.fill("/both", "ada", (20, 20, 10))
+        refused = [(await nodes.open(number, "/both", "ada")).status for number in (0, 1, 2)]
+        other = await nodes.open(1, "/both", "bob")  # the limit of the address
+        equal((refused, other.status), ([429] * 3, 429))
+        await asyncio.to_thread(until, lambda: redis.members() == 2 * LIMIT, "only the sessions have slots")
+        close_all(sessions)
+
+    asyncio.run(refuse())
+    free_all()
+
+
+async def cut_off():
+    """Cuts node 2 off for longer than `node_timeout`."""
+    sessions = await nodes.fill("/subject", "ada", (10, 20, 20))
+    equal((await nodes.open(0, "/subject", "ada")).status, 429)
+    wire.is_cut = True
+    begun, more = time.monotonic(), []
+    while len(more) < 20:
+        session = await nodes.open(0, "/subject", "ada")
+        more += [session] if session.status == 101 else []
+        at_most(time.monotonic() - begun, DEATH_SEEN, "seconds until the slots are free")
+        await asyncio.sleep(0.05)
+    free = time.monotonic() - begun
+    # The node that is cut off enforces its share: a third. It has 20 sessions, so it refuses.
+    equal((await nodes.open(2, "/subject", "ada")).status, 429)
+    equal((await nodes.open(0, "/subject", "ada")).status, 429)
+    wire.is_cut = False
+    _, back = await asyncio.to_thread(until, lambda: redis.members() == 70, "the node has its slots again")
+    equal([await session.is_open() for session in sessions + more], [True] * 70)
+    equal([(await nodes.open(number, "/subject", "ada")).status for number in range(3)], [429] * 3)
+    close_all(sessions + more)
+    return free, back
+
+
+with suite.check("a node that is cut off loses its slots within a bound, keeps its sessions, and reconciles when it returns"):
+    free, back = asyncio.run(cut_off())
+    suite.note(f"a node that is cut off: 20 of 50 slots were free after {free:.2f} s (bound {DEATH_SEEN:.1f} s), and its sessions "
+               f"were registered again {back:.2f} s after its return; the excess was 20")
+    free_all()
+
+with suite.check("FLUSHALL closes nothing, and the counts are restored"):
+    async def flush():
+        sessions = await nodes.fill("/subject", "ada", (20, 20, 10))
+        redis.call("FLUSHALL")
+        _, took = await asyncio.to_thread(until, lambda: redis.members() == LIMIT, "all sessions have slots")
+        equal([(await nodes.open(number, "/subject", "ada")).status for number in range(3)], [429] * 3)
+        equal([await session.is_open() for session in sessions], [True] * LIMIT)
+        close_all(sessions)
+        return took
+
+    took = asyncio.run(flush())
+    at_most(took, NODE_TIMEOUT / 3 + 1, "seconds until the counts are restored")
+    suite.note(f"FLUSHALL: the counts of {LIMIT} sessions were restored after {took:.2f} s")
+    free_all()
+
+
+async def outage():
+    """Stops the server for `OUTAGE` seconds, in which sessions open and close."""
+    sessions = await nodes.fill("/subject", "ada", (10, 10, 10))
+    done, waits, statuses, begun = redis.pause(OUTAGE), [], [], time.monotonic()
+    while time.monotonic() < begun + OUTAGE - 1:
+        session = await nodes.open(len(waits) % 3, "/subject", "ada")
+        waits.append(session.took)
+        statuses.append(session.status)
+        sessions += [session] if session.status == 101 else []
+        await asyncio.sleep(0.02)
+    equal([await session.is_open() for session in sessions], [True] * len(sessions))
+    close_all(gone := sessions[:5])
+    del sessions[:5]
+    await asyncio.to_thread(done)
+    _, back = await asyncio.to_thread(until, lambda: redis.members() == len(sessions), "the slots are those of the sessions")
+    after = await nodes.open(0, "/subject", "ada")
+    equal(after.status, 429 if len(sessions) >= LIMIT else 101)
+    opened = statuses.count(101)
+    close_all(sessions + [after])
+    return waits, opened, back
+
+
+with suite.check(f"while the server stands still for {OUTAGE} s, each node enforces its share, and no client waits long"):
+    waits, opened, back = asyncio.run(outage())
+    late = sum(wait > TIMEOUT / 2 for wait in waits)
+    # A third of 50 for each of three nodes, which had 10 sessions each.
+    equal(opened, 3 * (17 - 10))
+    at_most(max(waits), 2 * TIMEOUT, "seconds that an upgrade took")
+    at_most(late, 3 * (3 + 1), "upgrades that waited")
+    suite.note(f"an outage of {OUTAGE} s: {len(waits)} upgrades, of which {late} waited, {max(waits) * 1000:.0f} ms at most; "
+               f"{30 + opened} sessions with a limit of {LIMIT}; the slots were right {back:.2f} s after its end")
+    free_all()
+
+with suite.check("with on_outage = \"refuse\" new sessions get a 503 with Retry-After while the server is away"):
+    other = Redis(directory, "redis-refuse")
+    strict = Nodes(secrets, directory, other, count=1, name="strict", cluster='on_outage = "refuse"')
+    loose = Nodes(secrets, directory, other, count=1, name="oldest", cluster='on_outage = "refuse"', mode="close_oldest")
+
+    async def refuse_all():
+        session = await strict.open(0, "/subject", "ada")
+        equal(session.status, 101)
+        other.stop()
+        for some in (strict, loose):
+            await asyncio.to_thread(until, lambda: some.metric(0, "tollgate_cluster_up") == 0, "the node notices")
+            refused = await some.open(0, "/subject", "ada")
+            equal(refused.status, 503)
+            assert "\r\nretry-after: " in refused.head.lower(), refused.head
+            equal((await some.open(0, "/plain")).status, 101)
+        equal(await session.is_open(), True)
+
+    asyncio.run(refuse_all())
+    assert "cause=cluster_unavailable" in strict.nodes[0].output(), strict.nodes[0].output()[-1000:]
+    strict.stop()
+    loose.stop()
+
+
+async def measure(some, path, subject, count):
+    times = []
+    for index in range(count):
+        session = await some.open(index % len(some.nodes), path, subject)
+        equal(session.status, 101)
+        times.append(session.took)
+        session.close()
+    return [1000 * time for time in (statistics.median(times), statistics.quantiles(times, n=100)[98])]
+
+
+with suite.check("an upgrade needs two commands for each limit, and takes little longer than without a cluster"):
+    alone = Nodes(secrets, directory, None, count=3, name="alone")
+    for some in (alone, nodes):
+        asyncio.run(measure(some, "/both", "ada", 50))
+    free_all()
+    redis.call("CONFIG", "RESETSTAT")
+    with_cluster = asyncio.run(measure(nodes, "/both", "ada", LATENCIES))
+    free_all()
+    calls = redis.calls()
+    without = asyncio.run(measure(alone, "/both", "ada", LATENCIES))
+    alone.stop()
+    equal(calls["evalsha"] >= 2 * LATENCIES, True)
+    of_scripts = {name: calls.get(name, 0) / LATENCIES for name in ("evalsha", "zrem", "zadd", "pexpire")}
+    equal(of_scripts["zrem"] <= 2.1, True)
+    suite.note(f"commands per upgrade with two limits: {of_scripts['evalsha']:.2f} EVALSHA, {of_scripts['zrem']:.2f} ZREM at its end")
+    suite.note(f"an upgrade with two limits on loopback: p50 {with_cluster[0]:.2f} ms, p99 {with_cluster[1]:.2f} ms; without a "
+               f"cluster p50 {without[0]:.2f} ms, p99 {without[1]:.2f} ms")
+
+with suite.check(f"the memory of {MANY} sessions at the server, and the commands of idle ones"):
+    large = Redis(directory, "redis-large")
+    crowd = Nodes(secrets, directory, large, count=3, name="crowd", limits=(10_000, 10_000))
+
+    async def fill_memory():
+        before = int(large.info("memory")["used_memory"])
+        sessions = []
+        for start in range(0, MANY, 300):
+            sessions += await asyncio.gather(*(crowd.open(index % 3, "/both", f"user-{index % 100}")
+                                               for index in range(start, start + 300)))
+        equal({session.status for session in sessions}, {101})
+        equal(large.members(), 2 * MANY)
+        after = int(large.info("memory")["used_memory"])
+        large.call("CONFIG", "RESETSTAT")
+        await asyncio.sleep(20)
+        calls = {name: count for name, count in large.calls().items() if count}
+        return sessions, (after - before) / MANY, calls
+
+    sessions, each, calls = asyncio.run(fill_memory())
+    suite.note(f"memory of the server: {each:.0f} bytes for each of {MANY} sessions with two limits, so {each * 9_000 / 2**20:.1f} MiB "
+               f"for 9,000; commands within 20 idle seconds of {MANY} sessions on three nodes: {calls}")
+    crowd.stop()
+
+with suite.check("the slots of a node that is killed are free within a bound"):
+    async def kill():
+        sessions = await nodes.fill("/subject", "ada", (10, 20, 20))
+        nodes.nodes[2].stop(signal_number=signal.SIGKILL)
+        begun, more = time.monotonic(), []
+        while len(more) < 20:
+            session = await nodes.open(0, "/subject", "ada")
+            more += [session] if session.status == 101 else []
+            at_most(time.monotonic() - begun, DEATH_SEEN, "seconds until the slots are free")
+            await asyncio.sleep(0.05)
+        free = time.monotonic() - begun
+        equal((await nodes.open(1, "/subject", "ada")).status, 429)
+        equal(redis.members(), LIMIT)
+        close_all(sessions + more)
+        return free
+
+    free = asyncio.run(kill())
+    suite.note(f"kill -9 of a node: its 20 slots were free after {free:.2f} s (node_timeout {NODE_TIMEOUT} s, bound {DEATH_SEEN:.1f} s)")
+
+suite.finish()
