@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ const LATER: Duration = Duration::from_secs(10);
 pub struct SlotRegistry {
     held: Mutex<BTreeMap<Entry, Held>>,
     releases: Mutex<Releases>,
+    /// Whether the server may lack slots.
+    is_incomplete: AtomicBool,
     /// Notified when there is something to send.
     pub(super) pending: Notify,
 }
@@ -65,11 +68,22 @@ pub struct Release {
     pub id: SessionId,
 }
 
+/// A slot to be registered at the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueSlot {
+    /// The slot.
+    pub entry: Entry,
+    /// When its session was opened.
+    pub opened: Instant,
+    /// The earlier id of this node under which the server may have it.
+    pub earlier: Option<Arc<str>>,
+}
+
 /// Slots to be registered at the server.
 #[derive(Debug, Default)]
 pub struct Due {
-    /// The slots, and when their sessions were opened.
-    pub slots: Vec<(Entry, Instant)>,
+    /// The slots.
+    pub slots: Vec<DueSlot>,
     /// The last entry that was looked at; `None`: there are no further ones.
     pub last: Option<Entry>,
 }
@@ -101,7 +115,18 @@ impl SlotRegistry {
     /// Notes that the server has not answered. It may have the slot.
     pub fn note_unanswered(&self, key: &SlotKey, id: SessionId) {
         self.change(key, id, |held| held.is_asked = false);
+        self.note_incomplete();
+    }
+
+    /// Notes that the server may lack slots.
+    pub fn note_incomplete(&self) {
+        self.is_incomplete.store(true, Ordering::Relaxed);
         self.pending.notify_one();
+    }
+
+    /// Returns whether the server may lack slots, once.
+    pub fn take_incomplete(&self) -> bool {
+        self.is_incomplete.swap(false, Ordering::Relaxed)
     }
 
     fn change(&self, key: &SlotKey, id: SessionId, change: impl FnOnce(&mut Held)) {
@@ -142,8 +167,8 @@ impl SlotRegistry {
             let is_known = held.node.as_ref() == Some(node)
                 && held.written.is_some_and(|at| before.is_none_or(|before| at >= before));
             if !held.is_asked && !is_known {
-                held.node = Some(Arc::clone(node));
-                due.slots.push((entry.clone(), held.opened));
+                let earlier = held.node.replace(Arc::clone(node)).filter(|earlier| earlier != node);
+                due.slots.push(DueSlot { entry: entry.clone(), opened: held.opened, earlier });
             }
         }
         if looked < limit {
@@ -153,9 +178,9 @@ impl SlotRegistry {
     }
 
     /// Notes that the server has these slots.
-    pub fn note_written(&self, slots: &[(Entry, Instant)], now: Instant) {
+    pub fn note_written(&self, slots: &[DueSlot], now: Instant) {
         let mut held = lock(&self.held);
-        for (entry, _) in slots {
+        for DueSlot { entry, .. } in slots {
             if let Some(held) = held.get_mut(entry) {
                 held.written = Some(now);
             }
@@ -168,6 +193,7 @@ impl SlotRegistry {
         for held in held.values_mut().filter(|held| held.written.is_some_and(|at| at >= since)) {
             held.written = None;
         }
+        self.note_incomplete();
     }
 
     /// Removes up to `limit` releases whose time has come, the oldest first.
@@ -216,7 +242,7 @@ impl SlotStore for SlotRegistry {
 
     fn add(&self, key: &SlotKey, holder: Holder) {
         self.ask(key, holder, None);
-        self.pending.notify_one();
+        self.note_incomplete();
     }
 
     fn holds(&self, key: &SlotKey, id: SessionId) -> bool {

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::keys::Keys;
 use super::link::{Link, Unavailable, is_up};
 use super::nodes::{Nodes, View};
-use super::slot_registry::{Entry, Release, SlotRegistry};
+use super::slot_registry::{DueSlot, Entry, Release, SlotRegistry};
 use crate::config::ClusterConfig;
 use crate::policy::limits::OnSessionLimit;
 use crate::policy::session_slots::{Holder, SessionId};
@@ -58,6 +58,16 @@ struct Purged {
     keys: HashSet<SlotKey>,
 }
 
+/// How far the slots were looked at.
+#[derive(Debug, Default)]
+struct Sweep {
+    /// The id of the node under which all of them were registered.
+    node: Option<Arc<str>>,
+    /// The last one that was looked at, and when.
+    last: Option<Entry>,
+    looked: Option<Instant>,
+}
+
 /// The answer for the slots of a session.
 #[derive(Debug)]
 pub enum Taken {
@@ -72,8 +82,10 @@ pub enum Taken {
     },
     /// No slot of this key is free.
     Full(SlotKey),
-    /// The server does not answer, or this node is not registered. The claims are registered when it is, if they are kept.
+    /// The server is away, or this node is not registered. The claims are registered when that changes, if they are kept.
     Unavailable(Vec<Claim>),
+    /// The answer did not arrive in time, and the server is not taken for away yet.
+    Late,
 }
 
 impl Slots {
@@ -143,6 +155,8 @@ impl Slots {
             // The other claim, if the session has it, is released here.
             Some(key) => Taken::Full(key),
             None if is_answered => Taken::Held { claims, replaced, elsewhere },
+            // They are released here, since the server may have taken them.
+            None if self.can_ask(link, nodes) => Taken::Late,
             None => Taken::Unavailable(claims),
         }
     }
@@ -182,7 +196,7 @@ impl Slots {
     /// Releases slots at the server, and keeps the others registered there. Never returns.
     pub async fn run(&self, link: &Link, nodes: &Nodes) {
         let (mut states, mut registrations) = (link.changes(), nodes.registrations());
-        let (mut refreshed, mut down_since) = (None, None);
+        let (mut sweep, mut down_since) = (Sweep::default(), None);
         loop {
             let is_up = is_up(*states.borrow_and_update());
             registrations.borrow_and_update();
@@ -192,14 +206,14 @@ impl Slots {
                 down_since = down_since.or_else(|| Some(clock::now()));
             }
             let done = match nodes.live(clock::now()).filter(|_| is_up) {
-                Some(view) => self.send_all(link, &view, &mut refreshed).await,
+                Some(view) => self.send_all(link, &view, &mut sweep).await,
                 None => Ok(()),
             };
             let dropped = self.registry.take_dropped();
             if dropped > 0 {
                 tracing::warn!(dropped, "too many slots wait to be released at the cluster's server");
             }
-            // Entries that are added at the same time are sent together.
+            // What is added at the same time is sent together.
             sleep(PAUSE).await;
             if done.is_ok() {
                 tokio::select! {
@@ -212,8 +226,9 @@ impl Slots {
         }
     }
 
-    /// Sends what is to be sent under the id of this view.
-    async fn send_all(&self, link: &Link, view: &View, refreshed: &mut Option<Entry>) -> Result<(), Unavailable> {
+    /// Sends what is to be sent under the id of this view. Releases and registrations are sent one after the other, so no
+    /// slot is registered after its release.
+    async fn send_all(&self, link: &Link, view: &View, sweep: &mut Sweep) -> Result<(), Unavailable> {
         loop {
             let releases = self.registry.take_releases(BATCH, clock::now());
             if releases.is_empty() {
@@ -225,34 +240,51 @@ impl Slots {
                 return Err(unavailable);
             }
         }
-        // Those that the server does not have.
-        let mut last = None;
-        loop {
-            let due = self.registry.due(last.as_ref(), BATCH, &view.id, None);
-            self.register(link, view, &due.slots).await?;
-            last = due.last;
-            if last.is_none() {
-                break;
+        if self.registry.take_incomplete() || sweep.node.as_ref() != Some(&view.id) {
+            if let Err(unavailable) = self.complete(link, view).await {
+                self.registry.note_incomplete();
+                return Err(unavailable);
             }
+            sweep.node = Some(Arc::clone(&view.id));
         }
-        // Some of those that it has had for long.
+        let now = clock::now();
+        if sweep.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK) {
+            return Ok(());
+        }
+        sweep.looked = Some(now);
         let part = self.registry.count() / usize::try_from(REFRESH.as_secs() / LOOK.as_secs()).unwrap_or(usize::MAX);
-        let before = clock::now().checked_sub(REFRESH / 2).unwrap_or(self.started);
-        let due = self.registry.due(refreshed.as_ref(), part.saturating_add(1), &view.id, Some(before));
-        *refreshed = due.last;
+        let before = now.checked_sub(REFRESH / 2).unwrap_or(self.started);
+        let due = self.registry.due(sweep.last.as_ref(), part.saturating_add(1), &view.id, Some(before));
+        sweep.last = due.last;
         for slots in due.slots.chunks(BATCH) {
             self.register(link, view, slots).await?;
         }
         Ok(())
     }
 
+    /// Registers all slots that the server does not have under the id of this view.
+    async fn complete(&self, link: &Link, view: &View) -> Result<(), Unavailable> {
+        let mut last = None;
+        loop {
+            let due = self.registry.due(last.as_ref(), BATCH, &view.id, None);
+            self.register(link, view, &due.slots).await?;
+            last = due.last;
+            if last.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Registers slots, even beyond the limits: their sessions are open.
-    async fn register(&self, link: &Link, view: &View, slots: &[(Entry, Instant)]) -> Result<(), Unavailable> {
+    async fn register(&self, link: &Link, view: &View, slots: &[DueSlot]) -> Result<(), Unavailable> {
         if slots.is_empty() {
             return Ok(());
         }
         let mut commands = Vec::new();
-        for ((id, key), opened) in slots {
+        for DueSlot { entry: (id, key), opened, earlier } in slots {
+            if let Some(node) = earlier {
+                commands.push(self.release(&Release { key: key.clone(), node: Arc::clone(node), id: *id }));
+            }
             let key = self.keys.named(key);
             let mut add = redis::cmd("ZADD");
             add.arg(&key).arg(view.millis_at(*opened)).arg(member(&view.id, *id));

@@ -49,7 +49,8 @@ async fn take(cluster: &Cluster, asks: &SlotAsks) -> Result<SharedSlots, Rejecti
             let nodes = u32::try_from(cluster.nodes.count()).unwrap_or(u32::MAX);
             Ok(SharedSlots { claims, replaced: Vec::new(), divided: NonZeroU32::new(nodes) })
         }
-        Taken::Unavailable(_) => Err(Rejection::ClusterUnavailable),
+        // Limits are exact as long as the server is not away, even if it is slow.
+        Taken::Unavailable(_) | Taken::Late => Err(Rejection::ClusterUnavailable),
     }
 }
 

@@ -55,7 +55,7 @@ with suite.check("the script takes a slot if one is free, once for each member, 
     equal(take("300-c/z", 2, 0, 101, ["200-b"]), ["1"])
     equal(sorted(redis.call("ZRANGE", "script", 0, -1)), ["200-b/y", "300-c/z"])
     equal(take("300-c/1", 2, 1), ["1", "200-b/y"])
-    equal(take("300-c/2", 1, 1, 400, ["300-c"]), ["1", "300-c/z", "300-c/1"])
+    equal(sorted(take("300-c/2", 1, 1, 400, ["300-c"])), ["1", "300-c/1", "300-c/z"])
     equal(take("300-c/3", 1, 1, 400, ["300-c"], ["300-c/2"]), ["1"])
     equal(redis.call("ZRANGE", "script", 0, -1), ["300-c/3"])
     at_most(abs(redis.call("PTTL", "script") - 60_000), 5_000, "milliseconds from the time to live")
@@ -65,17 +65,23 @@ for path, subject in (("/subject", "ada"), ("/address", None)):
     with suite.check(f"{RACING} racing upgrades over three nodes at {path} never exceed {LIMIT} sessions"):
         async def race_all():
             backend.peak.pop(path, None)
-            begun, sessions = time.monotonic(), []
+            begun = time.monotonic()
             for _ in range(2):
                 sessions, statuses = await nodes.race(path, subject, RACING // 2)
-                equal(statuses, {101: LIMIT, 429: RACING // 2 - LIMIT})
-                equal((backend.open[path], backend.peak[path], redis.members()), (LIMIT, LIMIT, LIMIT))
+                late.append(statuses.pop(503, 0))
+                # The server may have taken slots for upgrades that its answer reached too late, until they are released.
+                assert LIMIT - late[-1] <= statuses[101] <= LIMIT and set(statuses) == {101, 429}, (statuses, late)
+                equal((backend.open[path], backend.peak[path]), (len(sessions), max(len(sessions), backend.peak[path])))
+                at_most(max(backend.peak[path], redis.members()), LIMIT, "sessions")
                 close_all(sessions)
                 await asyncio.to_thread(free_all)
                 await asyncio.to_thread(until, lambda: backend.open[path] == 0, "the backend has no session")
             return time.monotonic() - begun
 
-        suite.note(f"{RACING} racing upgrades at {path} took {asyncio.run(race_all()):.1f} s")
+        late = []
+        took = nodes.run(race_all())
+        suite.note(f"{RACING} racing upgrades at {path} took {took:.1f} s: at most {backend.peak[path]} sessions, and {sum(late)} "
+                   "got a 503 because an answer was late")
 
 with suite.check("sessions that come and go never exceed the limit, and leave no slot behind"):
     async def churn():
@@ -98,7 +104,7 @@ with suite.check("sessions that come and go never exceed the limit, and leave no
         await looking
         return most
 
-    most = asyncio.run(churn())
+    most = nodes.run(churn())
     at_most(most, LIMIT, "slots")
     took = free_all()
     suite.note(f"2,000 sessions that come and go: at most {most} slots, the last was free {took:.2f} s after the last close")
@@ -113,7 +119,7 @@ with suite.check("the keys of slots contain no subject, and end by themselves"):
             at_most(abs(redis.call("PTTL", key) - 3_600_000), 60_000, "milliseconds from the time to live")
         close_all(sessions)
 
-    asyncio.run(look_at_keys())
+    nodes.run(look_at_keys())
     free_all()
 
 with suite.check("a refused session of one limit holds no slot of the other one"):
@@ -125,7 +131,7 @@ with suite.check("a refused session of one limit holds no slot of the other one"
         await asyncio.to_thread(until, lambda: redis.members() == 2 * LIMIT, "only the sessions have slots")
         close_all(sessions)
 
-    asyncio.run(refuse())
+    nodes.run(refuse())
     free_all()
 
 
@@ -135,12 +141,13 @@ async def cut_off():
     equal((await nodes.open(0, "/subject", "ada")).status, 429)
     wire.is_cut = True
     begun, more = time.monotonic(), []
-    while len(more) < 20:
+    while not more:
         session = await nodes.open(0, "/subject", "ada")
         more += [session] if session.status == 101 else []
-        at_most(time.monotonic() - begun, DEATH_SEEN, "seconds until the slots are free")
         await asyncio.sleep(0.05)
     free = time.monotonic() - begun
+    at_most(free, DEATH_SEEN, "seconds until the slots are free")
+    more += await nodes.fill("/subject", "ada", (19,))
     # The node that is cut off enforces its share: a third. It has 20 sessions, so it refuses.
     equal((await nodes.open(2, "/subject", "ada")).status, 429)
     equal((await nodes.open(0, "/subject", "ada")).status, 429)
@@ -153,7 +160,7 @@ async def cut_off():
 
 
 with suite.check("a node that is cut off loses its slots within a bound, keeps its sessions, and reconciles when it returns"):
-    free, back = asyncio.run(cut_off())
+    free, back = nodes.run(cut_off())
     suite.note(f"a node that is cut off: 20 of 50 slots were free after {free:.2f} s (bound {DEATH_SEEN:.1f} s), and its sessions "
                f"were registered again {back:.2f} s after its return; the excess was 20")
     free_all()
@@ -168,7 +175,7 @@ with suite.check("FLUSHALL closes nothing, and the counts are restored"):
         close_all(sessions)
         return took
 
-    took = asyncio.run(flush())
+    took = nodes.run(flush())
     at_most(took, NODE_TIMEOUT / 3 + 1, "seconds until the counts are restored")
     suite.note(f"FLUSHALL: the counts of {LIMIT} sessions were restored after {took:.2f} s")
     free_all()
@@ -193,24 +200,25 @@ async def outage():
     equal(after.status, 429 if len(sessions) >= LIMIT else 101)
     opened = statuses.count(101)
     close_all(sessions + [after])
-    return waits, opened, back
+    return waits, statuses, opened, back
 
 
 with suite.check(f"while the server stands still for {OUTAGE} s, each node enforces its share, and no client waits long"):
-    waits, opened, back = asyncio.run(outage())
+    waits, statuses, opened, back = nodes.run(outage())
     late = sum(wait > TIMEOUT / 2 for wait in waits)
     # A third of 50 for each of three nodes, which had 10 sessions each.
-    equal(opened, 3 * (17 - 10))
+    equal((opened, set(statuses)), (3 * (17 - 10), {101, 429, 503}))
+    at_most(statuses.count(503), 3 * 3, "upgrades that were refused before the server was taken for away")
     at_most(max(waits), 2 * TIMEOUT, "seconds that an upgrade took")
     at_most(late, 3 * (3 + 1), "upgrades that waited")
-    suite.note(f"an outage of {OUTAGE} s: {len(waits)} upgrades, of which {late} waited, {max(waits) * 1000:.0f} ms at most; "
+    suite.note(f"an outage of {OUTAGE} s: {len(waits)} upgrades, of which {late} waited and {statuses.count(503)} got a 503, {max(waits) * 1000:.0f} ms at most; "
                f"{30 + opened} sessions with a limit of {LIMIT}; the slots were right {back:.2f} s after its end")
     free_all()
 
 with suite.check("with on_outage = \"refuse\" new sessions get a 503 with Retry-After while the server is away"):
     other = Redis(directory, "redis-refuse")
     strict = Nodes(secrets, directory, other, count=1, name="strict", cluster='on_outage = "refuse"')
-    loose = Nodes(secrets, directory, other, count=1, name="oldest", cluster='on_outage = "refuse"', mode="close_oldest")
+    loose = Nodes(secrets, directory, other, count=1, name="oldest", cluster='prefix = "oldest:"\non_outage = "refuse"', mode="close_oldest")
 
     async def refuse_all():
         session = await strict.open(0, "/subject", "ada")
@@ -224,8 +232,8 @@ with suite.check("with on_outage = \"refuse\" new sessions get a 503 with Retry-
             equal((await some.open(0, "/plain")).status, 101)
         equal(await session.is_open(), True)
 
-    asyncio.run(refuse_all())
-    assert "cause=cluster_unavailable" in strict.nodes[0].output(), strict.nodes[0].output()[-1000:]
+    nodes.run(refuse_all())
+    assert 'cause="cluster_unavailable"' in strict.nodes[0].output(), strict.nodes[0].output()[-1000:]
     strict.stop()
     loose.stop()
 
@@ -243,13 +251,13 @@ async def measure(some, path, subject, count):
 with suite.check("an upgrade needs two commands for each limit, and takes little longer than without a cluster"):
     alone = Nodes(secrets, directory, None, count=3, name="alone")
     for some in (alone, nodes):
-        asyncio.run(measure(some, "/both", "ada", 50))
+        some.run(measure(some, "/both", "ada", 50))
     free_all()
     redis.call("CONFIG", "RESETSTAT")
-    with_cluster = asyncio.run(measure(nodes, "/both", "ada", LATENCIES))
+    with_cluster = nodes.run(measure(nodes, "/both", "ada", LATENCIES))
     free_all()
     calls = redis.calls()
-    without = asyncio.run(measure(alone, "/both", "ada", LATENCIES))
+    without = alone.run(measure(alone, "/both", "ada", LATENCIES))
     alone.stop()
     equal(calls["evalsha"] >= 2 * LATENCIES, True)
     of_scripts = {name: calls.get(name, 0) / LATENCIES for name in ("evalsha", "zrem", "zadd", "pexpire")}
@@ -276,7 +284,7 @@ with suite.check(f"the memory of {MANY} sessions at the server, and the commands
         calls = {name: count for name, count in large.calls().items() if count}
         return sessions, (after - before) / MANY, calls
 
-    sessions, each, calls = asyncio.run(fill_memory())
+    sessions, each, calls = crowd.run(fill_memory())
     suite.note(f"memory of the server: {each:.0f} bytes for each of {MANY} sessions with two limits, so {each * 9_000 / 2**20:.1f} MiB "
                f"for 9,000; commands within 20 idle seconds of {MANY} sessions on three nodes: {calls}")
     crowd.stop()
@@ -286,18 +294,19 @@ with suite.check("the slots of a node that is killed are free within a bound"):
         sessions = await nodes.fill("/subject", "ada", (10, 20, 20))
         nodes.nodes[2].stop(signal_number=signal.SIGKILL)
         begun, more = time.monotonic(), []
-        while len(more) < 20:
+        while not more:
             session = await nodes.open(0, "/subject", "ada")
             more += [session] if session.status == 101 else []
-            at_most(time.monotonic() - begun, DEATH_SEEN, "seconds until the slots are free")
             await asyncio.sleep(0.05)
         free = time.monotonic() - begun
+        at_most(free, DEATH_SEEN, "seconds until the slots are free")
+        more += await nodes.fill("/subject", "ada", (19,))
         equal((await nodes.open(1, "/subject", "ada")).status, 429)
         equal(redis.members(), LIMIT)
         close_all(sessions + more)
         return free
 
-    free = asyncio.run(kill())
+    free = nodes.run(kill())
     suite.note(f"kill -9 of a node: its 20 slots were free after {free:.2f} s (node_timeout {NODE_TIMEOUT} s, bound {DEATH_SEEN:.1f} s)")
 
 suite.finish()

@@ -144,6 +144,7 @@ class Backend:
                 while data := await reader.read(65_536):
                     if data[0] & 0x0F == 8:
                         break
+                    writer.write(bytes([0x81, 0]))
             finally:
                 self.open[path] -= 1
         writer.close()
@@ -154,14 +155,14 @@ class Nodes:
 
     def __init__(self, suite_secrets, directory, redis, count=3, wires=None, name="node", cluster="", limits=(50, 50),
                  mode="refuse", sessions=4_000):
-        self.secrets, self.backend = suite_secrets, Backend()
+        self.secrets, self.backend, self.sessions = suite_secrets, Backend(), []
         self.context = suite_secrets.client_context()
         per_subject = {"sessions_per_subject": str(limits[0]), "on_session_limit": f'"{mode}"'}
         per_address = {"sessions_per_address": str(limits[1]), "on_session_limit": f'"{mode}"'}
         self.metrics_ports = [harness.free_port() for _ in range(count)]
         self.configs = []
         for number in range(count):
-            port = (wires or {}).get(number, redis.port)
+            port = (wires or {}).get(number, redis and redis.port)
             self.configs.append("".join([
                 f"[server]\nworkers = 1\nmax_sessions = {sessions}\nmax_handshakes = 4000\nhandshakes_per_address = \"off\"\n",
                 f'[log]\nformat = "text"\nlevel = "info"\n[metrics]\naddress = "127.0.0.1:{self.metrics_ports[number]}"\n',
@@ -205,9 +206,21 @@ class Nodes:
                      f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{token}\r\n".encode())
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)).decode()
         session = Session(reader, writer, int(head.split(" ")[1]), head, time.monotonic() - begun)
-        if session.status != 101:
+        if session.status == 101:
+            self.sessions.append(session)
+        else:
             session.close()
         return session
+
+    def run(self, steps):
+        """Runs the steps of a check. At their end no session is open."""
+        async def run():
+            try:
+                return await steps
+            finally:
+                close_all(self.sessions)
+
+        return asyncio.run(run())
 
     _tokens = {}
 
@@ -255,10 +268,10 @@ class Session:
         return int.from_bytes(head[2:4], "big")
 
     async def is_open(self):
-        """Returns whether the session answers a Ping."""
-        self.writer.write(bytes([0x89, 0x80, 1, 2, 3, 4]))
+        """Returns whether the backend answers an empty message."""
+        self.writer.write(bytes([0x81, 0x80, 1, 2, 3, 4]))
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            return await asyncio.wait_for(self.reader.readexactly(2), SECONDS) == bytes([0x8A, 0])
+            return await asyncio.wait_for(self.reader.readexactly(2), SECONDS) == bytes([0x81, 0])
         return False
 
 

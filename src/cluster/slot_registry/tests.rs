@@ -19,7 +19,7 @@ fn due(registry: &SlotRegistry, name: &str) -> Vec<SessionId> {
     let (mut ids, mut last) = (Vec::new(), None);
     loop {
         let due = registry.due(last.as_ref(), 2, &node(name), None);
-        ids.extend(due.slots.iter().map(|((id, _), _)| *id));
+        ids.extend(due.slots.iter().map(|due| due.entry.0));
         registry.note_written(&due.slots, clock::now());
         last = due.last;
         if last.is_none() {
@@ -114,7 +114,7 @@ fn slots_that_the_server_may_have_lost_are_registered_again() {
     registry.forget_since(now + LATER * 2);
     assert_eq!(due(&registry, "1-a"), [2]);
     let old = registry.due(None, 9, &node("1-a"), Some(now + LATER * 2));
-    assert_eq!(old.slots.iter().map(|((id, _), _)| *id).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(old.slots.iter().map(|due| due.entry.0).collect::<Vec<_>>(), [1, 2]);
 }
 
 #[test]
