@@ -42,7 +42,7 @@ use crate::balance::UpstreamLoss;
 use crate::policy::counters::SharedCounts;
 use crate::policy::expiry::Expiry;
 use crate::policy::limits::{Limits, OnExcess};
-use crate::policy::quota::{Count, Limiter, LocalLimiter};
+use crate::policy::quota::{Count, Limiter, LocalCount, LocalLimiter};
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::Inspector;
@@ -170,7 +170,7 @@ impl Session {
         let SessionConfig { limits, messages, bytes, expires, age_jitter, loss, compressed, ping_tag } = terms;
         let inspector = |side| Inspector::new(rules(side, &limits, compressed, limits.check_utf8));
         Self {
-            overhead: LocalLimiter::new(limits.overhead, Count::default()),
+            overhead: LocalLimiter::new(limits.overhead, LocalCount::default()),
             client: Peer::new(inspector(Side::Client), now),
             upstream: Peer::new(inspector(Side::Upstream), now),
             on_excess: on_excess(&limits, compressed),

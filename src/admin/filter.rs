@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::{Problem, Result};
@@ -16,7 +16,7 @@ use crate::telemetry::request::RequestId;
 const SEARCH_MAX_BYTES: usize = 256;
 
 /// The sessions to select: those that match every given field.
-#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Filter {
     /// The id of one session.
@@ -89,6 +89,11 @@ impl Filter {
 }
 
 impl Selection {
+    /// Returns the filter that was checked.
+    pub(super) fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
     /// Whether a session matches.
     pub(super) fn matches(&self, session: &SessionEntry) -> bool {
         let Filter { route, auth, subject, upstream, server, search, .. } = &self.filter;

@@ -16,9 +16,11 @@ use super::extract::{Json, MESSAGE_MAX_BYTES, Query, integer};
 use super::filter::{Filter, Selection};
 use super::problem::{Problem, Result};
 use super::schema;
-use super::sessions::find;
+use super::sessions::{find, is_of_other_node};
+use super::shared::{CloseOperation, SendOperation, check_payload, share};
 use super::state::{Shared, State};
 use super::view::Selected;
+use crate::cluster::event::OperationKind;
 use crate::config::parse_duration;
 use crate::server::control::{CLOSES_MAX, TooManyCloses};
 use crate::telemetry::request::RequestId;
@@ -29,7 +31,7 @@ use crate::ws::frame::{Message, REASON_MAX_BYTES};
 const CODE_DEFAULT: u16 = CloseCode::POLICY_VIOLATION.0;
 const REASON_DEFAULT: &str = "closed by an operator";
 /// The longest time over which closes may be spread.
-const SPREAD_MAX: Duration = Duration::from_secs(3600);
+pub(super) const SPREAD_MAX: Duration = Duration::from_secs(3600);
 
 /// The parameters of a close of one session.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -76,7 +78,7 @@ pub(super) struct Send {
     /// Has to be true, here or in the filter, if the filter is empty.
     #[serde(default)]
     all: bool,
-    /// A text message, at most 1 MiB.
+    /// A text message, at most 1 MiB; 64 KiB if the sessions of other nodes get it, too.
     text: Option<String>,
     /// A binary message in base64, at most 1 MiB of it decoded.
     #[schema(
@@ -107,7 +109,16 @@ pub(super) async fn close_one(
     Query(CloseQuery { code, reason }): Query<CloseQuery>,
 ) -> Result<StatusCode> {
     let (code, reason) = (check_code(code)?, check_reason(reason.as_deref())?);
-    let entry = find(&state, &id).await?;
+    let entry = match find(&state, &id).await {
+        Ok(entry) => entry,
+        Err(_) if is_of_other_node(&state, &id).await => {
+            let filter = Filter { id: Some(id.clone()), ..Filter::default() };
+            share_close(&state, &filter, (code, reason), Duration::ZERO).await.ok_or_else(cluster_away)?;
+            audit::log(caller, "close", &format_args!("id={id} code={code} reason={reason:?} of another node"), 1);
+            return Ok(StatusCode::NO_CONTENT);
+        }
+        Err(problem) => return Err(problem),
+    };
     state.control.close(vec![entry.id], code, reason, Duration::ZERO).await.map_err(too_many_closes)?;
     audit::log(caller, "close", &format_args!("id={} code={code} reason={reason:?}", entry.id), 1);
     Ok(StatusCode::NO_CONTENT)
@@ -135,17 +146,20 @@ pub(super) async fn close(
         let bounds = Duration::ZERO..=SPREAD_MAX;
         parse_duration(&spread, &bounds).map_err(|error| Problem::bad_request(format!("`spread`: {error}")))
     })?;
+    let mut filter = filter;
+    filter.all |= all;
     let filter = filter.check_for_change(all)?;
     let ids = select(&state, &filter).await;
     let selected = ids.len();
     state.control.close(ids, code, reason, spread).await.map_err(too_many_closes)?;
+    let nodes = share_close(&state, filter.filter(), (code, reason), spread).await;
     audit::log(
         caller,
         "close",
         &format_args!("{} code={code} reason={reason:?} spread={spread:?}", filter.summary()),
         selected,
     );
-    Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected })))
+    Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected, nodes })))
 }
 
 /// Sends a message to the clients of the sessions that match a filter.
@@ -162,12 +176,36 @@ pub(super) async fn send(
     Json(Send { filter, all, text, binary }): Json<Send>,
 ) -> Result<(StatusCode, axum::Json<Selected>)> {
     let message = message(text, binary)?;
+    let mut filter = filter;
+    filter.all |= all;
     let filter = filter.check_for_change(all)?;
+    let bytes = message.payload().len();
+    check_payload(&state.control, bytes)?;
     let ids = select(&state, &filter).await;
-    let (selected, bytes) = (ids.len(), message.payload().len());
+    let selected = ids.len();
+    let operation = SendOperation { filter: filter.filter().clone(), is_text: matches!(message, Message::Text(_)) };
+    let payload = message.payload().to_vec();
     state.control.send(ids, message).await;
+    let nodes = share(&state.control, OperationKind::Send, &operation, payload).await;
     audit::log(caller, "send", &format_args!("{} bytes={bytes}", filter.summary()), selected);
-    Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected })))
+    Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected, nodes })))
+}
+
+/// Tells the other nodes of a close. Returns their number.
+async fn share_close(
+    state: &State,
+    filter: &Filter,
+    (code, reason): (CloseCode, &str),
+    spread: Duration,
+) -> Option<usize> {
+    let spread_millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+    let operation = CloseOperation { filter: filter.clone(), code: code.0, reason: reason.to_owned(), spread_millis };
+    share(&state.control, OperationKind::Close, &operation, Vec::new()).await
+}
+
+fn cluster_away() -> Box<Problem> {
+    let detail = "the session is one of another node, and the server of the cluster is away";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
 }
 
 fn too_many_closes(_: TooManyCloses) -> Box<Problem> {
@@ -197,14 +235,14 @@ fn message(text: Option<String>, binary: Option<String>) -> Result<Message> {
 
 /// Admits the codes that a proxy may send on behalf of an operator: those of errors that only the protocol finds are
 /// left out.
-fn check_code(code: Option<u16>) -> Result<CloseCode> {
+pub(super) fn check_code(code: Option<u16>) -> Result<CloseCode> {
     match code.unwrap_or(CODE_DEFAULT) {
         code @ (1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999) => Ok(CloseCode(code)),
         _ => Err(Problem::bad_request("`code` is 1000, 1001, 1008, 1011, 1012, 1013, or from 3000 to 4999")),
     }
 }
 
-fn check_reason(reason: Option<&str>) -> Result<&str> {
+pub(super) fn check_reason(reason: Option<&str>) -> Result<&str> {
     let reason = reason.unwrap_or(REASON_DEFAULT);
     if reason.len() > REASON_MAX_BYTES {
         return Err(Problem::bad_request(format!("`reason` may have at most {REASON_MAX_BYTES} bytes")));

@@ -76,12 +76,12 @@ impl Order {
     }
 
     /// Returns the cursor of a place: a hexadecimal digit of the order, and 32 of each part.
-    fn encode(self, (key, id): Place) -> String {
+    pub(super) fn encode(self, (key, id): Place) -> String {
         format!("{:x}{:032x}{id:032x}", self.digit(), key.cast_unsigned())
     }
 
     /// Returns the order and the place of a cursor.
-    fn decode(cursor: &str) -> Option<(Self, Place)> {
+    pub(super) fn decode(cursor: &str) -> Option<(Self, Place)> {
         let is_cursor = cursor.len() == 65 && cursor.bytes().all(|byte| byte.is_ascii_hexdigit());
         let (order, place) = cursor.split_at_checked(1).filter(|_| is_cursor)?;
         let (key, id) = place.split_at_checked(32)?;
@@ -96,7 +96,7 @@ impl Order {
         (self.key as u8) << 1 | u8::from(self.is_descending)
     }
 
-    fn compare(self, a: Place, b: Place) -> Ordering {
+    pub(super) fn compare(self, a: Place, b: Place) -> Ordering {
         let keys = a.0.cmp(&b.0);
         let keys = if self.is_descending { keys.reverse() } else { keys };
         let ids = a.1.cmp(&b.1);
@@ -122,15 +122,21 @@ impl Page {
     }
 
     /// Returns the entries of this page in their order, and the cursor of the next page if there is one.
-    pub(super) fn select<T>(&self, mut entries: Vec<(Place, T)>) -> (Vec<T>, Option<String>) {
+    pub(super) fn select<T>(&self, entries: Vec<(Place, T)>) -> (Vec<T>, Option<String>) {
+        let (entries, has_more) = self.cut(entries);
+        let last = entries.last().filter(|_| has_more).map(|(place, _)| self.order.encode(*place));
+        (entries.into_iter().map(|(_, entry)| entry).collect(), last)
+    }
+
+    /// Returns the entries of this page with their places in their order, and whether more follow.
+    pub(super) fn cut<T>(&self, mut entries: Vec<(Place, T)>) -> (Vec<(Place, T)>, bool) {
         if let Some(after) = self.after {
             entries.retain(|(place, _)| self.order.compare(*place, after) == Ordering::Greater);
         }
         entries.sort_unstable_by(|(a, _), (b, _)| self.order.compare(*a, *b));
         let has_more = entries.len() > self.limit;
         entries.truncate(self.limit);
-        let last = entries.last().filter(|_| has_more).map(|(place, _)| self.order.encode(*place));
-        (entries.into_iter().map(|(_, entry)| entry).collect(), last)
+        (entries, has_more)
     }
 }
 

@@ -75,6 +75,11 @@ impl Problem {
         self
     }
 
+    /// Returns the detail.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Returns the status.
     pub(super) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)

@@ -86,10 +86,12 @@ pub(super) struct MadeRevocation {
     /// The revocation, merged with an earlier one of the same target.
     #[serde(flatten)]
     revocation: ListedRevocation,
-    /// The number of open sessions that it ended.
+    /// The number of open sessions that it ended on this node.
     ended: usize,
     /// Whether it outlives the process: there is a `state_dir`, and it is on disk.
     durable: bool,
+    /// Whether the cluster has it; if not, the other nodes get it once its server answers. Null: revocations are not shared.
+    cluster: Option<bool>,
 }
 
 /// One page of the list of revocations.
@@ -171,7 +173,8 @@ pub(super) async fn revoke(
             audit::log(caller, "revoke", &summary, made.ended);
             let status = if made.is_new { StatusCode::CREATED } else { StatusCode::OK };
             let revocation = ListedRevocation::new(&made.revocation, Origin::Api);
-            Ok((status, axum::Json(MadeRevocation { revocation, ended: made.ended, durable: made.is_durable })))
+            let (ended, durable, cluster) = (made.ended, made.is_durable, made.is_shared);
+            Ok((status, axum::Json(MadeRevocation { revocation, ended, durable, cluster })))
         }
         Err(error) => {
             audit::log(caller, "revoke", &format_args!("{summary} failed: {error}"), 0);

@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Peer};
 use super::listener::Bound;
+use super::shared::cluster;
 use super::state::{LastReload, State};
-use super::{api, history};
+use super::{api, history, remote};
 use crate::config::{AdminAddress, AdminConfig, ListenAddress};
 use crate::handover::upgrader::Upgrader;
 use crate::runtime::clock;
@@ -87,7 +88,7 @@ enum Listener {
 }
 
 impl Admin {
-    /// Binds the sockets and starts to serve. Without an address there is nothing to do. Sockets that the process before
+    /// Binds the sockets and starts to serve. Without an address and a cluster there is nothing to do. Sockets that the process before
     /// passed are taken over instead, and nothing is accepted before the server runs. Without an upgrader the process
     /// cannot be replaced.
     ///
@@ -136,7 +137,7 @@ impl Admin {
         }
         drop(entered);
         let (end, ended) = sync_channel(1);
-        if !served.is_empty() {
+        if !served.is_empty() || cluster(control).is_some() {
             let (stopped, control, has_api) = (stop.clone(), control.clone(), address.is_some());
             let accepting = sockets.accepting();
             let serving = async move {
@@ -144,9 +145,16 @@ impl Admin {
                     // Without the API nobody can ask for the history.
                     if has_api { history::keep(&control, &history).await } else { pending().await }
                 };
+                let executing = async {
+                    if let Some(cluster) = cluster(&control) {
+                        remote::serve(&control, cluster).await;
+                    }
+                    pending::<()>().await;
+                };
                 tokio::select! {
                     () = serve(served, accepting, stopped) => {}
                     () = keeping => {}
+                    () = executing => {}
                 }
                 // Nothing waits for the end if the process has ended.
                 let _ = end.send(());

@@ -1,8 +1,5 @@
 //! Endpoints that list and describe sessions.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
 use axum::extract::{Path, State as Extract};
 use http::StatusCode;
 use serde::Deserialize;
@@ -10,14 +7,13 @@ use utoipa::IntoParams;
 
 use super::extract::Query;
 use super::filter::{Filter, parse_id};
-use super::paging::{Page, Place, SortKey};
+use super::listing::{Question, is_elsewhere, of_cluster, own};
 use super::problem::{Problem, Result};
 use super::schema;
+use super::shared::cluster;
 use super::state::{Shared, State};
 use super::view::{Session, SessionPage};
-use crate::relay::description::SessionInfo;
 use crate::server::control::SessionEntry;
-use crate::telemetry::request::RequestId;
 
 /// The parameters of a list of sessions.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -49,6 +45,9 @@ pub(super) struct ListQuery {
     /// The cursor of the page before.
     #[param(pattern = "^[0-7][0-9a-f]{64}$")]
     cursor: Option<String>,
+    /// `node` for the sessions of this node, which is the default; `cluster` for those of all nodes.
+    #[param(pattern = "^(node|cluster)$")]
+    scope: Option<String>,
 }
 
 /// Lists sessions, the newest first unless `sort` is given.
@@ -57,19 +56,28 @@ pub(super) struct ListQuery {
     path = "/v1/sessions",
     tag = "sessions",
     params(ListQuery),
-    responses((status = 200, description = "A page of the list", body = SessionPage))
+    responses(
+        (status = 200, description = "A page of the list", body = SessionPage),
+        (status = 409, description = "The process shares its sessions with no cluster", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The server of the cluster is away", body = Problem,
+            content_type = "application/problem+json"),
+    )
 )]
 pub(super) async fn list(Extract(state): Shared, Query(query): Query<ListQuery>) -> Result<axum::Json<SessionPage>> {
-    let ListQuery { route, auth, subject, address, upstream, server, search, sort, limit, cursor } = query;
-    let page = Page::parse(sort.as_deref(), limit, cursor.as_deref())?;
-    let filter = Filter { id: None, route, auth, subject, address, upstream, server, search, all: true }.check()?;
-    let mut entries = state.control.sessions().await;
-    entries.retain(|entry| filter.matches(entry));
-    let total = entries.len();
-    let (entries, cursor) = page.select(places(&state, entries, page.order.key).await);
-    let infos = describe(&state, &entries).await;
-    let sessions = entries.iter().filter_map(|entry| Some(Session::new(entry, infos.get(&entry.id.0)?, false)));
-    Ok(axum::Json(SessionPage { sessions: sessions.collect(), total, cursor }))
+    let ListQuery { route, auth, subject, address, upstream, server, search, sort, limit, cursor, scope } = query;
+    let filter = Filter { id: None, route, auth, subject, address, upstream, server, search, all: true };
+    let (question, control) = (Question { filter, sort, limit, cursor }, &state.control);
+    Ok(axum::Json(match scope.as_deref() {
+        None | Some("node") => own(control, &question).await?,
+        Some("cluster") => of_cluster(control, cluster(control).ok_or_else(no_cluster)?, &question).await?,
+        Some(_) => return Err(Problem::bad_request("`scope` is node or cluster")),
+    }))
+}
+
+fn no_cluster() -> Box<Problem> {
+    let detail = "this process is in no cluster, or its `share` does not have \"sessions\"";
+    Problem::new(StatusCode::CONFLICT, detail)
 }
 
 /// Describes a session.
@@ -100,42 +108,14 @@ pub(super) async fn find(state: &State, id: &str) -> Result<SessionEntry> {
     entries.into_iter().find(|entry| entry.id == wanted).ok_or_else(|| no_session(id))
 }
 
+/// Whether a session of another node of the cluster has this id.
+pub(super) async fn is_of_other_node(state: &State, id: &str) -> bool {
+    let Some((cluster, id)) = cluster(&state.control).zip(parse_id(id)) else { return false };
+    is_elsewhere(cluster, id).await.unwrap_or_default()
+}
+
 /// Returns the problem of an unknown id.
 pub(super) fn no_session(id: &str) -> Box<Problem> {
     let detail = if parse_id(id).is_some() { "no session has this id" } else { "an id has 32 hexadecimal digits" };
     Problem::new(StatusCode::NOT_FOUND, detail)
-}
-
-/// Returns each session with its place in the order. Only orders by counts ask the sessions themselves; a session that
-/// has ended meanwhile is left out.
-async fn places(state: &State, entries: Vec<SessionEntry>, key: SortKey) -> Vec<(Place, SessionEntry)> {
-    let infos = match key {
-        SortKey::Messages | SortKey::Bytes => describe(state, &entries).await,
-        SortKey::Age | SortKey::Id => HashMap::new(),
-    };
-    let key = |entry: &SessionEntry| -> Option<i128> {
-        let counts = infos.get(&entry.id.0).map(|info| info.stats);
-        match key {
-            SortKey::Age => Some(since(entry.started, state.control.facts().started)),
-            SortKey::Id => Some(0),
-            SortKey::Messages => counts.map(|stats| sum(stats.client.messages, stats.upstream.messages)),
-            SortKey::Bytes => counts.map(|stats| sum(stats.client.bytes, stats.upstream.bytes)),
-        }
-    };
-    entries.into_iter().filter_map(|entry| Some(((key(&entry)?, entry.id.0), entry))).collect()
-}
-
-/// Returns the key of an order by age: the negative start, so that it grows with the age and does not change.
-fn since(started: std::time::Instant, epoch: std::time::Instant) -> i128 {
-    let nanos = |span: Duration| i128::try_from(span.as_nanos()).unwrap_or(i128::MAX);
-    nanos(epoch.saturating_duration_since(started)) - nanos(started.saturating_duration_since(epoch))
-}
-
-fn sum(a: u64, b: u64) -> i128 {
-    i128::from(a) + i128::from(b)
-}
-
-async fn describe(state: &State, entries: &[SessionEntry]) -> HashMap<u128, SessionInfo> {
-    let ids: Vec<RequestId> = entries.iter().map(|entry| entry.id).collect();
-    state.control.describe(&ids).await.into_iter().map(|info| (info.id.0, info)).collect()
 }

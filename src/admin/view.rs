@@ -1,10 +1,11 @@
 //! The answers of the API as JSON.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use x509_cert::der::DateTime;
 
@@ -24,11 +25,17 @@ pub(super) struct SessionPage {
     pub(super) total: usize,
     /// The cursor of the next page; null on the last one.
     pub(super) cursor: Option<String>,
+    /// The ids of the nodes that did not answer in time, whose sessions are missing; only with `scope=cluster`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) missing: Option<Vec<String>>,
 }
 
 /// A session. "In" is the direction from the client to the upstream.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct Session {
+    /// The id of its node; only with `scope=cluster`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) node: Option<String>,
     /// The request id, 32 hexadecimal digits.
     id: String,
     /// The name of the route.
@@ -50,11 +57,11 @@ pub(super) struct Session {
     /// The `Origin` of the request.
     origin: Option<String>,
     /// The TLS version of the client's connection, unless it has no TLS.
-    tls_version: Option<&'static str>,
+    tls_version: Option<Cow<'static, str>>,
     /// Its cipher suite, unless it has no TLS.
-    cipher: Option<&'static str>,
+    cipher: Option<Cow<'static, str>>,
     /// The TLS version of the connection to the upstream, unless it has no TLS.
-    upstream_tls_version: Option<&'static str>,
+    upstream_tls_version: Option<Cow<'static, str>>,
     /// The time of the 101 (RFC 3339), unless the clock of the machine is wrong.
     started: Option<String>,
     /// Seconds since the 101.
@@ -63,7 +70,7 @@ pub(super) struct Session {
     idle_seconds: f64,
     /// The activity: `open`, `throttled`, `closing` or `lingering`.
     #[schema(pattern = "^(open|throttled|closing|lingering)$")]
-    activity: &'static str,
+    activity: Cow<'static, str>,
     /// Messages from the client.
     messages_in: u64,
     /// Bytes of frames from the client, with headers.
@@ -77,7 +84,7 @@ pub(super) struct Session {
     /// Messages of the upstream that were dropped because the client was too slow.
     dropped: u64,
     /// The limits that would have acted, where limits are only reported, and how often.
-    reported: BTreeMap<&'static str, u64>,
+    reported: BTreeMap<Cow<'static, str>, u64>,
     /// Traffic per second, over the last 10 seconds.
     rates: Rates,
     /// Bytes from the client that wait for the upstream.
@@ -87,12 +94,12 @@ pub(super) struct Session {
     /// The next deadline if neither side sends anything.
     next_deadline: Option<Deadline>,
     /// The limits of the session; only in the answer about one session.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     limits: Option<SessionLimits>,
 }
 
 /// Traffic per second.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 struct Rates {
     messages_in: f64,
     bytes_in: f64,
@@ -101,12 +108,12 @@ struct Rates {
 }
 
 /// A point in time at which a session acts.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 struct Deadline {
     /// Seconds from now.
     in_seconds: f64,
     /// The kind of the deadline, such as `idle_timeout`.
-    kind: &'static str,
+    kind: Cow<'static, str>,
 }
 
 /// The limits of a session, named as in the configuration. Null: unlimited.
@@ -198,11 +205,14 @@ pub(super) struct Reload {
     pub(super) listeners_removed: Vec<String>,
 }
 
-/// The number of sessions that a change was sent to.
+/// The sessions that a change was sent to.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Selected {
-    /// The number of sessions.
+    /// The number of sessions of this node.
     pub(super) selected: usize,
+    /// The number of other nodes that it was sent to, too, for their sessions. Null: the process shares its sessions with
+    /// no cluster, or the server of the cluster did not take the change.
+    pub(super) nodes: Option<usize>,
 }
 
 impl Session {
@@ -211,6 +221,7 @@ impl Session {
         let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         let SessionInfo { stats, rates, .. } = info;
         Self {
+            node: None,
             id: entry.id.to_string(),
             route: entry.route.to_string(),
             auth: entry.auth.as_deref().map(str::to_owned),
@@ -221,20 +232,20 @@ impl Session {
             host: text(&entry.host),
             path: text(&entry.path),
             origin: text(&entry.origin),
-            tls_version: entry.tls_version,
-            cipher: entry.cipher,
-            upstream_tls_version: info.upstream_tls,
+            tls_version: entry.tls_version.map(Cow::Borrowed),
+            cipher: entry.cipher.map(Cow::Borrowed),
+            upstream_tls_version: info.upstream_tls.map(Cow::Borrowed),
             started: clock::unix().and_then(|now| rfc3339(now.checked_sub(info.age)?)),
             age_seconds: seconds(info.age),
             idle_seconds: seconds(info.last_activity),
-            activity: info.activity.label(),
+            activity: info.activity.label().into(),
             messages_in: stats.client.messages,
             bytes_in: stats.client.bytes,
             messages_out: stats.upstream.messages,
             bytes_out: stats.upstream.bytes,
             throttled: stats.throttled,
             dropped: info.dropped,
-            reported: info.reported.iter().map(|(limit, count)| (limit.label(), *count)).collect(),
+            reported: info.reported.iter().map(|(limit, count)| (limit.label().into(), *count)).collect(),
             rates: Rates {
                 messages_in: rates.messages_in,
                 bytes_in: rates.bytes_in,
@@ -243,7 +254,9 @@ impl Session {
             },
             buffered_in_bytes: info.buffered_in,
             buffered_out_bytes: info.buffered_out,
-            next_deadline: info.next_deadline.map(|(time, kind)| Deadline { in_seconds: seconds(time), kind }),
+            next_deadline: info
+                .next_deadline
+                .map(|(time, kind)| Deadline { in_seconds: seconds(time), kind: kind.into() }),
             limits: is_detailed.then(|| SessionLimits::new(&info.limits)),
         }
     }

@@ -28,9 +28,9 @@ const PEM_LINE_BYTES: usize = 48;
 pub struct Connector(Kind);
 
 enum Kind {
-    Single(Client),
+    Single(Box<Client>),
     Sentinel(Box<SentinelClient>),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 impl fmt::Debug for Connector {
@@ -70,7 +70,8 @@ impl Connector {
             ClusterServers::Single { address, tls, db } => {
                 let info = address_of(address, *tls).into_connection_info()?;
                 let info = info.set_redis_settings(login(config).set_db((*db).into()));
-                Kind::Single(if *tls { Client::build_with_tls(info, certificates)? } else { Client::open(info)? })
+                let client = if *tls { Client::build_with_tls(info, certificates)? } else { Client::open(info)? };
+                Kind::Single(Box::new(client))
             }
             ClusterServers::Sentinel { sentinels, master, tls, db } => {
                 Kind::Sentinel(Box::new(sentinel(config, sentinels, master, (*tls, *db), certificates)?))
@@ -87,7 +88,7 @@ impl Connector {
                     .response_timeout(config.timeout)
                     .retries(1);
                 let builder = if *tls { builder.tls(TlsMode::Secure).certs(certificates) } else { builder };
-                Kind::Cluster(builder.build()?)
+                Kind::Cluster(Box::new(builder.build()?))
             }
         }))
     }

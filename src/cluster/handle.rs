@@ -1,13 +1,23 @@
 //! The parts of the cluster that a process holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::event::{Event, IDS_MAX, Operation};
+use super::events::{Events, ShareError};
 use super::keys::Keys;
+use super::leases::LeaseExchange;
 use super::link::Link;
 use super::nodes::{NodeFacts, Nodes};
+use super::slot_registry::SlotRegistry;
 use super::slots::{Slots, Taken};
 use crate::config::ClusterConfig;
+use crate::policy::lease::share::Leases;
+use crate::policy::revocation::Revocations;
+use crate::policy::revocation::journal::Change;
 use crate::policy::shared_slots::SlotAsks;
+use crate::runtime::clock;
+use crate::telemetry::request::RequestId;
 
 /// The cluster, as this node takes part in it.
 #[derive(Debug)]
@@ -22,27 +32,37 @@ pub struct Cluster {
     pub keys: Keys,
     /// The slots that the nodes count together.
     pub slots: Slots,
+    /// What nodes tell each other.
+    pub events: Events,
+    /// The leases of quotas, if nodes share quotas.
+    pub leases: Option<LeaseExchange>,
 }
 
 impl Cluster {
-    /// Creates the parts. Nothing is sent before [`Cluster::run`].
-    pub fn new(config: &Arc<ClusterConfig>) -> Self {
+    /// Creates the parts. `leases` are those of the counters of the process, if nodes share quotas, and `slots` those of its
+    /// sessions. Nothing is sent before [`Cluster::run`].
+    pub fn new(config: &Arc<ClusterConfig>, leases: Option<&Arc<Leases>>, slots: &Arc<SlotRegistry>) -> Self {
         let keys = Keys::new(&config.prefix);
         Self {
             config: Arc::clone(config),
             link: Link::new(Arc::clone(config)),
             nodes: Nodes::new(Arc::clone(config), keys.clone()),
-            slots: Slots::new(Arc::clone(config), keys.clone()),
+            slots: Slots::new(Arc::clone(config), keys.clone(), Arc::clone(slots)),
+            events: Events::new(Arc::clone(config), &keys),
+            leases: leases.map(|leases| LeaseExchange::new(keys.clone(), Arc::clone(leases))),
             keys,
         }
     }
 
-    /// Keeps the connection and the registration of this node. `facts` is what it says about itself. Never returns.
-    pub async fn run(&self, facts: impl Fn() -> NodeFacts) {
+    /// Keeps the connection and the registration of this node, and reads the events of others. `facts` is what it says
+    /// about itself, and `revocations` are its own. Never returns.
+    pub async fn run(&self, facts: impl Fn() -> NodeFacts, revocations: &Revocations) {
         tokio::select! {
             () = self.link.run() => {}
             () = self.nodes.run(&self.link, facts) => {}
             () = self.slots.run(&self.link, &self.nodes), if self.config.share.slots => {}
+            () = self.events.run(&self.link, revocations) => {}
+            () = self.exchange_leases() => {}
         }
     }
 
@@ -54,6 +74,43 @@ impl Cluster {
     /// Asks the server for slots, for `cluster.timeout` at most.
     pub async fn take_slots(&self, asks: &SlotAsks) -> Taken {
         self.slots.take(&self.link, &self.nodes, asks).await
+    }
+
+    async fn exchange_leases(&self) {
+        match &self.leases {
+            Some(leases) => leases.run(&self.link, &self.nodes).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether operations of the API reach the sessions of all nodes.
+    pub fn shares_sessions(&self) -> bool {
+        self.config.share.sessions
+    }
+
+    /// Tells the other nodes of a change of the revocations that was made here. See [`Events::share_revocation`].
+    pub async fn share_revocation(&self, change: Change, made: Duration, end: Duration) -> Option<bool> {
+        self.events.share_revocation(&self.link, change, made, end).await
+    }
+
+    /// Tells the other nodes of an operation. Returns their number.
+    ///
+    /// # Errors
+    /// As [`Events::share_operation`].
+    pub async fn share_operation(&self, operation: Operation) -> Result<usize, ShareError> {
+        self.events.share_operation(&self.link, operation).await?;
+        Ok(self.nodes.live(clock::now()).map_or(0, |view| view.nodes.len().saturating_sub(1)))
+    }
+
+    /// Ends sessions of other nodes whose slots sessions of this one have taken over. Returns whether the server has
+    /// told them.
+    pub async fn close_sessions(&self, ids: &[RequestId]) -> bool {
+        for ids in ids.chunks(IDS_MAX) {
+            if self.events.publish(&self.link, Event::Replaced(ids.to_owned())).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Ends the registration of this node, for `cluster.timeout` at most.

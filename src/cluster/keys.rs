@@ -22,6 +22,23 @@ impl Keys {
         [self.named("{nodes}:seen"), self.named("{nodes}:facts")]
     }
 
+    /// Returns the streams of events that are read later, too, and of those that concern only the present. One command
+    /// reads both in a Redis Cluster.
+    pub fn streams(&self) -> [String; 2] {
+        [self.named("{events}:control"), self.named("{events}:sends")]
+    }
+
+    /// Returns the ends of revocations by id (sorted set), the revocations by id (hash), the times at which revocations were
+    /// removed by id (hash), and the mark of these data (string). They have the hash tag of the streams.
+    pub fn revocations(&self) -> [String; 4] {
+        ["ends", "revocations", "removed", "mark"].map(|name| self.named(format_args!("{{events}}:{name}")))
+    }
+
+    /// Returns the list of answers to the question with this id.
+    pub fn reply(&self, question: u128) -> String {
+        self.named(format_args!("reply:{question:032x}"))
+    }
+
     /// Returns the key with this name.
     pub fn named(&self, name: impl Display) -> String {
         format!("{}{name}", self.0)

@@ -8,13 +8,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::connect::{CONNECT_MIN, Connection, Connector};
+use super::time::random_part;
 use crate::config::ClusterConfig;
 use crate::runtime::clock;
-use crate::runtime::entropy::random;
 
 /// The pauses between attempts to connect: each is twice the one before.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(100);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The number of answers in a row that may be late before the connection is given up, if they were awaited for longer than
 /// `cluster.timeout` together: one pause of this process makes all answers late that are awaited at that time.
 const LATE_MAX: u32 = 3;
@@ -187,7 +187,7 @@ fn is_late(error: &RedisError) -> bool {
 }
 
 /// Returns a random time between half of the pause and the pause, so that nodes do not connect at the same time.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let half = pause / 2;
-    half.saturating_add(half.mul_f64(f64::from(u32::from_be_bytes(random())) / f64::from(u32::MAX)))
+    half.saturating_add(random_part(half))
 }

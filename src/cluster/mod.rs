@@ -1,12 +1,22 @@
 //! State that several nodes share through a Redis or Valkey server. Nothing that a frame needs waits for that server.
 //!
-//! [`connect`] opens connections, [`link`] knows whether the server answers, and [`nodes`] keeps the node registered.
-//! [`slots`] counts the sessions of a client on all nodes.
+//! [`connect`] opens connections, [`link`] knows whether the server answers, [`nodes`] keeps the node registered,
+//! [`slots`] counts the sessions of a client on all nodes, and [`events`] tells the nodes of revocations and of operations of
+//! the API.
 
 pub mod connect;
+pub mod directory;
+pub mod event;
+pub mod events;
 pub mod handle;
 pub mod keys;
+pub mod leases;
 pub mod link;
 pub mod nodes;
+mod outbox;
+mod reader;
+mod revocation_set;
+mod stream;
+mod time;
 pub mod slot_registry;
 pub mod slots;

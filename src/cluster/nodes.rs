@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
+use super::event::text;
 use super::keys::Keys;
 use super::link::{Link, Unavailable, is_up};
+use super::time::millis;
 use crate::config::ClusterConfig;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
@@ -204,21 +206,9 @@ impl View {
     }
 }
 
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
-}
-
 /// Returns random text, which the server turns into an id.
 fn new_id() -> String {
     format!("{:08x}", u32::from_be_bytes(random()))
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ struct Held {
     node: Option<Arc<str>>,
     /// Whether the server was asked for it and has not answered.
     is_asked: bool,
+    /// Whether a session of another node has taken over this slot, or another one of its session.
+    is_lost: bool,
     /// When the server had it.
     written: Option<Instant>,
 }
@@ -97,6 +99,7 @@ impl SlotRegistry {
             opened: holder.opened,
             node: node.map(Arc::clone),
             is_asked: node.is_some(),
+            is_lost: false,
             written: None,
         });
         entry.count = entry.count.saturating_add(1);
@@ -140,12 +143,13 @@ impl SlotRegistry {
         lock(&self.held).remove(&(id, key.clone())).is_some()
     }
 
-    /// Removes the slots of sessions whose slots sessions of other nodes have taken over.
+    /// Notes that sessions of other nodes have taken over slots of these sessions. Their other slots are released when they
+    /// end.
     pub fn lose_all(&self, ids: &[SessionId]) {
         let mut held = lock(&self.held);
         for id in ids {
-            let keys: Vec<_> = of_session(&held, *id).cloned().collect();
-            keys.iter().for_each(|entry| drop(held.remove(entry)));
+            let of_session = held.range_mut((*id, SlotKey::FIRST)..).take_while(|(entry, _)| entry.0 == *id);
+            of_session.for_each(|(_, held)| held.is_lost = true);
         }
     }
 
@@ -166,7 +170,7 @@ impl SlotRegistry {
             due.last = Some(entry.clone());
             let is_known = held.node.as_ref() == Some(node)
                 && held.written.is_some_and(|at| before.is_none_or(|before| at >= before));
-            if !held.is_asked && !is_known {
+            if !held.is_asked && !held.is_lost && !is_known {
                 let earlier = held.node.replace(Arc::clone(node)).filter(|earlier| earlier != node);
                 due.slots.push(DueSlot { entry: entry.clone(), opened: held.opened, earlier });
             }
@@ -246,7 +250,7 @@ impl SlotStore for SlotRegistry {
     }
 
     fn holds(&self, key: &SlotKey, id: SessionId) -> bool {
-        lock(&self.held).contains_key(&(id, key.clone()))
+        lock(&self.held).get(&(id, key.clone())).is_some_and(|held| !held.is_lost)
     }
 
     fn release(&self, key: &SlotKey, id: SessionId, is_continued: bool) {
@@ -264,11 +268,6 @@ impl SlotStore for SlotRegistry {
             self.push(Release { key: entry.1, node, id }, (!is_continued, is_continued || is_uncertain));
         }
     }
-}
-
-/// Returns the slots of a session.
-fn of_session(held: &BTreeMap<Entry, Held>, id: SessionId) -> impl Iterator<Item = &Entry> {
-    held.range((id, SlotKey::FIRST)..).map(|(entry, _)| entry).take_while(move |entry| entry.0 == id)
 }
 
 /// Locks a map. It is consistent after every step, so a panic of another holder does no harm.

@@ -89,13 +89,13 @@ pub enum Taken {
 }
 
 impl Slots {
-    /// Creates the slots of a node that is about to start.
-    pub fn new(config: Arc<ClusterConfig>, keys: Keys) -> Self {
+    /// Creates the slots of a node that is about to start. `registry` has those of its sessions.
+    pub fn new(config: Arc<ClusterConfig>, keys: Keys, registry: Arc<SlotRegistry>) -> Self {
         Self {
             config,
             keys,
             script: Script::new(include_str!("slots.lua")),
-            registry: Arc::default(),
+            registry,
             purged: Mutex::default(),
             started: clock::now(),
         }

@@ -99,6 +99,9 @@ impl Gateway {
     /// Makes the process a node of a cluster.
     #[must_use]
     pub fn in_cluster(self, cluster: Option<Arc<Cluster>>) -> Self {
+        if let Some(cluster) = &cluster {
+            self.revoker.set_cluster(Arc::clone(cluster));
+        }
         Self { cluster, ..self }
     }
 

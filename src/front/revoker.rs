@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::cluster::handle::Cluster;
 use crate::policy::counters::Counters;
 use crate::policy::revocation::entry::{Revocation, RevocationId};
 use crate::policy::revocation::journal::Change;
@@ -58,6 +59,8 @@ pub struct Revoker {
     /// Read by changes in progress, and written while the process is replaced.
     pause: Arc<RwLock<()>>,
     changed: Notify,
+    /// The other nodes that get changes, too.
+    cluster: OnceLock<Arc<Cluster>>,
 }
 
 /// A revocation that was made.
@@ -71,6 +74,8 @@ pub struct Revoked {
     pub ended: usize,
     /// Whether it is on disk, and so outlives the process.
     pub is_durable: bool,
+    /// Whether the cluster has it. If not, it gets it later. `None`: revocations are not shared.
+    pub is_shared: Option<bool>,
 }
 
 /// Why a revocation was not made, or is not stored.
@@ -107,13 +112,26 @@ impl std::error::Error for RevokeError {}
 impl Revoker {
     /// Creates a revoker that makes changes itself, and keeps revocations in memory.
     pub fn new(counters: Arc<Counters>, workers: Arc<Workers>) -> Self {
-        Self { counters, workers, queue: OnceLock::new(), pause: Arc::default(), changed: Notify::new() }
+        Self {
+            counters,
+            workers,
+            queue: OnceLock::new(),
+            pause: Arc::default(),
+            changed: Notify::new(),
+            cluster: OnceLock::new(),
+        }
     }
 
     /// Makes it queue all further changes here, for a thread that makes them and, if `is_durable` is set, stores them.
     pub fn set_queue(&self, commits: mpsc::Sender<Commit>, is_durable: bool) {
         // There is one thread.
         let _ = self.queue.set(Queue { commits, is_durable });
+    }
+
+    /// Makes it tell the other nodes of all further changes.
+    pub fn set_cluster(&self, cluster: Arc<Cluster>) {
+        // A process is in one cluster.
+        let _ = self.cluster.set(cluster);
     }
 
     /// Rejects changes from now on, and waits until those in progress are made and stored. Changes are made again when
@@ -133,13 +151,23 @@ impl Revoker {
     /// # Errors
     /// If it was not made, or is not stored.
     pub async fn revoke(&self, revocation: Revocation) -> Result<Revoked, RevokeError> {
-        let committed = self.commit(Change::Add(revocation)).await.inspect_err(|error| {
-            tracing::error!(%error, "a revocation failed");
-        })?;
+        let copy = self.cluster.get().map(|_| revocation.clone());
+        let committed = match self.commit(Change::Add(revocation)).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                tracing::error!(%error, "a revocation failed");
+                // It may be in effect here, and so it has to be in effect everywhere.
+                if let (RevokeError::NotStored | RevokeError::Late, Some(copy)) = (error, copy) {
+                    self.share(copy).await;
+                }
+                return Err(error);
+            }
+        };
         let Applied::Added(Added { revocation, is_new }) = committed.applied else {
             return Err(RevokeError::NotStored);
         };
-        Ok(Revoked { revocation, is_new, ended: committed.ended, is_durable: self.is_durable() })
+        let is_shared = if copy.is_some() { self.share(Revocation::clone(&revocation)).await } else { None };
+        Ok(Revoked { revocation, is_new, ended: committed.ended, is_durable: self.is_durable(), is_shared })
     }
 
     /// Removes a revocation. Returns whether there was one.
@@ -148,7 +176,26 @@ impl Revoker {
     /// If the removal is not stored.
     pub async fn remove(&self, id: RevocationId) -> Result<bool, RevokeError> {
         let committed = self.commit(Change::Remove(id)).await?;
-        Ok(matches!(committed.applied, Applied::Removed(Some(_))))
+        let Applied::Removed(Some(removed)) = committed.applied else { return Ok(false) };
+        if let Some(cluster) = self.cluster.get() {
+            cluster.share_revocation(Change::Remove(id), clock::both().unix, removed.expires).await;
+        }
+        Ok(true)
+    }
+
+    /// Makes a change that another node has made. Nobody else is told. While changes are rejected it waits.
+    ///
+    /// # Errors
+    /// If it was not made, or is not stored.
+    pub async fn follow(&self, change: Change) -> Result<Committed, RevokeError> {
+        let admitted = timeout(TIMEOUT, Arc::clone(&self.pause).read_owned()).await;
+        self.make(change, admitted.map_err(|_| RevokeError::Upgrading)?).await
+    }
+
+    /// Tells the other nodes of a revocation.
+    async fn share(&self, revocation: Revocation) -> Option<bool> {
+        let (made, end) = (revocation.created, revocation.expires);
+        self.cluster.get()?.share_revocation(Change::Add(revocation), made, end).await
     }
 
     /// Replaces the revocations of `revocations_file`, and ends the open sessions that new ones concern. Returns their
@@ -166,6 +213,10 @@ impl Revoker {
     async fn commit(&self, change: Change) -> Result<Committed, RevokeError> {
         // This fails also while the upgrade waits for changes in progress.
         let admitted = Arc::clone(&self.pause).try_read_owned().map_err(|_| RevokeError::Upgrading)?;
+        self.make(change, admitted).await
+    }
+
+    async fn make(&self, change: Change, admitted: OwnedRwLockReadGuard<()>) -> Result<Committed, RevokeError> {
         let Some(Queue { commits, .. }) = self.queue.get() else {
             let applied = self.counters.revocations().apply(change, clock::both().unix);
             let applied = applied.map_err(|_| RevokeError::Full)?;

@@ -10,6 +10,7 @@ use crate::policy::admission::{Admission, Authenticated};
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::session_slots::SessionId;
 use crate::policy::shared_slots::{SharedSlots, SlotAsks};
+use crate::telemetry::request::RequestId;
 
 /// Asks for the slots that a session beyond the limit would not get.
 pub(super) async fn at_admission(gateway: &Gateway, client: &Authenticated<'_>) -> Result<SharedSlots, Rejected> {
@@ -54,9 +55,10 @@ async fn take(cluster: &Cluster, asks: &SlotAsks) -> Result<SharedSlots, Rejecti
     }
 }
 
-/// Ends sessions of other nodes whose slots were taken over here.
-///
-/// The events of the cluster deliver this (`Cluster::close_sessions`). They are joined here when both are merged.
-async fn close_elsewhere(_: &Cluster, ids: &[SessionId]) {
-    tracing::warn!(count = ids.len(), "sessions of other nodes cannot be closed");
+/// Ends sessions of other nodes whose slots were taken over here. They stay open if the server goes away just now.
+async fn close_elsewhere(cluster: &Cluster, ids: &[SessionId]) {
+    let ids: Vec<_> = ids.iter().copied().map(RequestId).collect();
+    if !cluster.close_sessions(&ids).await {
+        tracing::warn!(sessions = ids.len(), "sessions of other nodes cannot be told that they were replaced");
+    }
 }

@@ -89,6 +89,12 @@ impl Policy {
         })
     }
 
+    /// Whether [`Policy::charge`] would reject an address only because this node of a cluster awaits a greater share of its
+    /// quota. The caller may try again for a fraction of a second.
+    pub fn awaits_share(&self, address: IpAddr, now: Instant) -> bool {
+        self.upgrades.as_ref().is_some_and(|upgrades| upgrades.awaits_share(&AddressKey::from(address), now))
+    }
+
     /// Makes the cheap decisions on a request whose address was charged, the cheapest first: host, path, route,
     /// address, origin, and whether the limits of sessions are reached already.
     ///

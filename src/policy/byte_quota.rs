@@ -4,9 +4,11 @@
 //! any number of bytes is computed at once, and rounded up to a nanosecond.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::quota::{Count, NotUntil, Quota, WAIT_MAX, instant_at, nanos, nanos_at};
+use super::lease::share::Share;
+use super::quota::{Count, NotUntil, Quota, instant_at, nanos, nanos_at};
 
 /// A quota of bytes with a count that other limiters may share. A cell of its [`Quota`] is a byte.
 #[derive(Debug)]
@@ -21,6 +23,9 @@ impl ByteLimiter {
     /// Creates a limiter over a count that may have been used with another quota.
     pub fn over(count: Arc<Count>, quota: Quota) -> Self {
         let burst_nanos = cost(quota, quota.burst.get().into());
+        if let Some(share) = count.share() {
+            share.set_burst(burst_nanos);
+        }
         Self { count, quota, burst_nanos }
     }
 
@@ -29,27 +34,77 @@ impl ByteLimiter {
         &self.count
     }
 
-    /// Returns the number of bytes that an unused quota allows at once.
-    pub fn burst_bytes(&self) -> u32 {
-        self.quota.burst.get()
+    /// Returns the number of bytes that an unused quota, or this node's share of it, allows at once.
+    pub fn burst_bytes(&self, now: Instant) -> u32 {
+        let burst = self.quota.burst.get();
+        self.count.share().map_or(burst, |share| share.part(burst, nanos_at(now)))
     }
 
     /// Takes bytes if the quota allows all of them now. Returns whether it does; if not, nothing is taken. More bytes
-    /// than the burst are never allowed.
+    /// than the burst are never allowed. Where nodes share the quota, an unused share allows as many bytes as the quota,
+    /// and later bytes wait for them: a share may be smaller than any frame.
     pub fn check(&self, bytes: u64, now: Instant) -> bool {
         let (now, cost) = (nanos_at(now), cost(self.quota, bytes));
-        let allowed = |count: u64| {
-            let next = count.max(now).saturating_add(cost);
-            (next.saturating_sub(now) <= self.burst_nanos).then_some(next)
+        let Some(share) = self.count.share() else {
+            let allowed = |count: u64| {
+                let next = count.max(now).saturating_add(cost);
+                (next.saturating_sub(now) <= self.burst_nanos).then_some(next)
+            };
+            return self.count.update(allowed).is_ok();
         };
-        self.count.update(allowed).is_ok()
+        let taken = self.count.update(self.allowed_by(share, cost, now));
+        match taken {
+            Ok(before) => share.on_taken(cost, before, now),
+            Err(_) => share.on_refused(cost, now),
+        }
+        taken.is_ok()
+    }
+
+    /// Returns the count after this cost, for a share that allows it.
+    fn allowed_by(&self, share: &Share, cost: u64, now: u64) -> impl Fn(u64) -> Option<u64> {
+        let (scaled, burst) = (share.scaled(cost, now), self.burst_nanos);
+        move |count| {
+            let next = count.max(now).saturating_add(scaled);
+            let is_unused = count <= now && cost <= burst;
+            (next.saturating_sub(now) <= burst || is_unused).then_some(next)
+        }
+    }
+
+    /// Waits for a greater share of the quota, if this node needs one for these bytes and awaits it for a few seconds at
+    /// most. Returns when to try again.
+    pub fn await_share(&self, bytes: u64, now: Instant) -> Option<Instant> {
+        let share = self.count.share()?;
+        let (now_nanos, cost) = (nanos_at(now), cost(self.quota, bytes));
+        let count = share.arrival().load(Ordering::Relaxed);
+        if self.allowed_by(share, cost, now_nanos)(count).is_some() {
+            return None;
+        }
+        share.on_refused(cost, now_nanos);
+        let is_pending = share.is_pending(cost, now_nanos);
+        is_pending.then(|| instant_at(now_nanos.saturating_add(share.ahead(now_nanos)), now))
+    }
+
+    /// Whether this node awaits a greater share of the quota, which would allow bytes that [`ByteLimiter::check`]
+    /// refuses. It does so for a few seconds at most.
+    pub fn is_pending(&self, bytes: u64, now: Instant) -> bool {
+        self.count.share().is_some_and(|share| share.is_pending(cost(self.quota, bytes), nanos_at(now)))
     }
 
     /// Takes bytes even beyond the quota. Later bytes then wait for them.
     pub fn charge(&self, bytes: u64, now: Instant) {
         let (now, cost) = (nanos_at(now), cost(self.quota, bytes));
+        let scaled = self.scaled(cost, now);
         // The update is never rejected.
-        let _ = self.count.update(|count| Some(count.max(now).saturating_add(cost)));
+        if let (Ok(before), Some(share)) =
+            (self.count.update(|count| Some(count.max(now).saturating_add(scaled))), self.count.share())
+        {
+            share.on_taken(cost, before, now);
+        }
+    }
+
+    /// Returns the time in which the quota, or this node's share of it, replenishes a cost.
+    fn scaled(&self, cost: u64, now: u64) -> u64 {
+        self.count.share().map_or(cost, |share| share.scaled(cost, now))
     }
 
     /// Takes bytes that may be allowed only later: returns the instant from which they may be used without another
@@ -58,21 +113,35 @@ impl ByteLimiter {
     ///
     /// # Errors
     /// If the bytes are allowed only after more than a minute, or more than the time of the burst if that is longer.
-    /// Nothing is taken then. The error contains the time, that far ahead, at which the caller may try again.
+    /// Nothing is taken then. The error contains the time, that far ahead, at which the caller may try again. Where nodes
+    /// share the quota, half a second takes the place of the minute, or the rest of the lease if that is shorter.
     pub fn reserve(&self, bytes: u64, now: Instant) -> Result<Instant, NotUntil> {
-        let (now_nanos, cost) = (nanos_at(now), cost(self.quota, bytes));
-        let ahead_nanos = self.burst_nanos.max(nanos(WAIT_MAX));
+        let (now_nanos, full_cost) = (nanos_at(now), cost(self.quota, bytes));
+        let cost = self.scaled(full_cost, now_nanos);
         let start = |count: u64| {
             let unused = self.burst_nanos.saturating_sub(cost);
             count.max(now_nanos).saturating_sub(unused).max(now_nanos)
         };
+        // The limit matters only for bytes that have to wait.
+        let ahead = |count: u64| match start(count).saturating_sub(now_nanos) {
+            0 => None,
+            wait => Some((wait, self.count.ahead(self.burst_nanos, now_nanos))),
+        };
         let reserved = self.count.update(|count| {
-            let in_time = start(count).saturating_sub(now_nanos) <= ahead_nanos;
+            let in_time = ahead(count).is_none_or(|(wait, ahead)| wait <= ahead.reserve);
             in_time.then(|| count.max(now_nanos).saturating_add(cost))
         });
         match reserved {
-            Ok(before) => Ok(instant_at(start(before), now)),
-            Err(_) => Err(NotUntil { until: instant_at(now_nanos.saturating_add(ahead_nanos), now) }),
+            Ok(before) => {
+                if let Some(share) = self.count.share() {
+                    share.on_taken(full_cost, before, now_nanos);
+                }
+                Ok(instant_at(start(before), now))
+            }
+            Err(_) => {
+                let retry = self.count.ahead(self.burst_nanos, now_nanos).retry;
+                Err(NotUntil { until: instant_at(now_nanos.saturating_add(retry), now) })
+            }
         }
     }
 
@@ -80,7 +149,7 @@ impl ByteLimiter {
     /// otherwise bytes that are held could be saved up beyond the burst. Reservations of other callers keep their
     /// instants.
     pub fn refund(&self, bytes: u64, held: Duration) {
-        let cost = cost(self.quota, bytes).saturating_sub(nanos(held));
+        let cost = self.count.refund(cost(self.quota, bytes)).saturating_sub(nanos(held));
         // The update is never rejected.
         let _ = self.count.update(|count| Some(count.saturating_sub(cost)));
     }

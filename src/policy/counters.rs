@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::address::AddressKey;
 use super::counts::{Counts, Grouped};
+use super::lease::key::{LeaseClient, LeaseKind, prefix};
+use super::lease::share::{LeaseScope, Leases};
 use super::limits::{Limits, RateKey};
 use super::quota::Count;
 use super::revocation::Revocations;
@@ -36,10 +38,12 @@ pub struct Counters {
     shared_slots: Arc<dyn SlotStore>,
     is_short_of_memory: AtomicBool,
     revocations: Revocations,
+    /// The leases of the quotas that nodes share, if this process belongs to a cluster.
+    leases: Option<Arc<Leases>>,
 }
 
 /// The counts of messages and bytes of one route, by the key of the sessions that share them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RouteCounts {
     /// The counts of messages from the clients.
     pub messages: Counts<MessageKey>,
@@ -89,6 +93,10 @@ impl Grouped for AddressKey {
     fn group(&self) -> Option<u64> {
         self.ipv6_48()
     }
+
+    fn client(&self) -> Option<LeaseClient> {
+        Some(LeaseClient::Address(self.network()))
+    }
 }
 
 impl Grouped for MessageKey {
@@ -98,17 +106,17 @@ impl Grouped for MessageKey {
             Self::Address(address) => address.group(),
         }
     }
+
+    fn client(&self) -> Option<LeaseClient> {
+        match self {
+            Self::Subject(hash) => Some(LeaseClient::Hash(*hash)),
+            Self::Address(address) => address.client(),
+        }
+    }
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self::with_slots(Arc::new(InMemory))
-    }
-}
-
-impl Counters {
-    /// Creates counters of a process whose slots this store counts, too.
-    pub fn with_slots(shared_slots: Arc<dyn SlotStore>) -> Self {
         Self {
             upgrades: Arc::default(),
             routes: Mutex::default(),
@@ -116,15 +124,35 @@ impl Counters {
             sessions: Slots::default(),
             by_address: SessionSlots::default(),
             by_subject: SessionSlots::default(),
-            shared_slots,
+            shared_slots: Arc::new(InMemory),
             is_short_of_memory: AtomicBool::default(),
             revocations: Revocations::default(),
+            leases: None,
         }
+    }
+}
+
+impl Counters {
+    /// Counts the slots of sessions in this store, too.
+    #[must_use]
+    pub fn with_slots(self, shared_slots: Arc<dyn SlotStore>) -> Self {
+        Self { shared_slots, ..self }
     }
 
     /// Returns the slots that other processes count, too.
     pub fn shared_slots(&self) -> &Arc<dyn SlotStore> {
         &self.shared_slots
+    }
+
+    /// Creates the counters of a node of a cluster. Quotas by subject and by address are shared with its other nodes.
+    pub fn of_node(leases: Arc<Leases>) -> Self {
+        let upgrades = Arc::new(Counts::shared(Some(scope(&leases, LeaseKind::Upgrades, None))));
+        Self { upgrades, leases: Some(leases), ..Self::default() }
+    }
+
+    /// Returns the leases of the quotas that nodes share, if this process belongs to a cluster.
+    pub fn leases(&self) -> Option<&Arc<Leases>> {
+        self.leases.as_ref()
     }
 
     /// Returns the counts of requests by client address.
@@ -135,13 +163,19 @@ impl Counters {
     /// Returns the counts of messages and bytes at the route of this name.
     pub fn route(&self, route: &Arc<str>) -> Arc<RouteCounts> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(routes.entry(Arc::clone(route)).or_default())
+        Arc::clone(routes.entry(Arc::clone(route)).or_insert_with(|| Arc::new(RouteCounts::new(self, route))))
     }
 
     /// Returns the counts of ordinary requests at the route of this name.
     pub fn requests(&self, route: &Arc<str>) -> Arc<Counts<MessageKey>> {
         let mut routes = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(routes.entry(Arc::clone(route)).or_default())
+        let new = || Arc::new(self.counts(LeaseKind::Requests, route));
+        Arc::clone(routes.entry(Arc::clone(route)).or_insert_with(new))
+    }
+
+    /// Creates the counts of one kind of quotas at a route.
+    fn counts(&self, kind: LeaseKind, route: &str) -> Counts<MessageKey> {
+        Counts::shared(self.leases.as_ref().map(|leases| scope(leases, kind, Some(route))))
     }
 
     /// Drops the counts of routes for which `keep` returns false.
@@ -236,7 +270,19 @@ impl LimitedClient<'_> {
     }
 }
 
+/// Returns the scope of the leases of one kind of quotas.
+fn scope(leases: &Arc<Leases>, kind: LeaseKind, route: Option<&str>) -> Arc<LeaseScope> {
+    Arc::new(LeaseScope { leases: Arc::clone(leases), prefix: prefix(kind, route) })
+}
+
 impl RouteCounts {
+    fn new(counters: &Counters, route: &str) -> Self {
+        Self {
+            messages: counters.counts(LeaseKind::Messages, route),
+            bytes: [LeaseKind::ClientBytes, LeaseKind::UpstreamBytes].map(|kind| counters.counts(kind, route)),
+        }
+    }
+
     /// Returns the counts that a session of this client shares with others.
     pub(super) fn shared(&self, limits: &Limits, client: &LimitedClient<'_>, now: Instant) -> SharedCounts {
         let Some(key) = limits.shared_key() else { return SharedCounts::default() };

@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use governor::RateLimiter;
-use governor::clock::Clock as _;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
-use governor::state::{NotKeyed, StateStore};
+use governor::state::StateStore;
 
-use super::quota::{CallClock, Count, NotUntil, Quota, nanos_at, not_until};
+use super::lease::key::LeaseClient;
+use super::lease::share::{LeaseScope, Share};
+use super::quota::{CallClock, Count, NotUntil, Quota, governor_of, nanos, nanos_at, not_until};
 
 /// The maximum number of keys with a count of their own. A key takes about 150 bytes, so this is 10 MB at worst.
 pub const KEYS_MAX: usize = 65_536;
@@ -29,6 +31,11 @@ const SWEEP_PAUSE_NANOS: u64 = 1_000_000_000;
 pub trait Grouped {
     /// Returns the group of keys that one client can use, if there is such a group.
     fn group(&self) -> Option<u64>;
+
+    /// Returns the client by which nodes share the quota of the key, if they can.
+    fn client(&self) -> Option<LeaseClient> {
+        None
+    }
 }
 
 impl Grouped for Arc<str> {
@@ -48,6 +55,8 @@ pub struct Counts<K> {
     inner: Mutex<CountMap<K>>,
     max: usize,
     hasher: RandomState,
+    /// The leases of these quotas, if nodes share them.
+    scope: Option<Arc<LeaseScope>>,
 }
 
 #[derive(Debug)]
@@ -65,6 +74,11 @@ struct CountMap<K> {
 impl<K: Hash + Eq + Clone + Grouped> Counts<K> {
     /// Creates a store without keys.
     pub fn new() -> Self {
+        Self::shared(None)
+    }
+
+    /// Creates a store without keys. With a scope, nodes share these quotas.
+    pub fn shared(scope: Option<Arc<LeaseScope>>) -> Self {
         let map = CountMap {
             by_key: HashMap::new(),
             by_group: HashMap::new(),
@@ -72,7 +86,7 @@ impl<K: Hash + Eq + Clone + Grouped> Counts<K> {
             swept: None,
             cells: HashMap::new(),
         };
-        Self { inner: Mutex::new(map), max: KEYS_MAX, hasher: RandomState::new() }
+        Self { inner: Mutex::new(map), max: KEYS_MAX, hasher: RandomState::new(), scope }
     }
 
     /// Returns the count of a key.
@@ -94,9 +108,9 @@ impl<K: Hash + Eq + Clone + Grouped> Counts<K> {
         if self.is_full(&map, group) {
             let hash = group.map_or_else(|| self.hasher.hash_one(key), |group| self.hasher.hash_one(group));
             let cell = u16::try_from(hash % u64::from(CELLS)).unwrap_or_default();
-            return Arc::clone(map.cells.entry(cell).or_default());
+            return Arc::clone(map.cells.entry(cell).or_insert_with(|| self.new_count(None)));
         }
-        let count = Arc::<Count>::default();
+        let count = self.new_count(key.client());
         map.by_key.insert(key.clone(), Arc::clone(&count));
         if let Some(group) = group {
             *map.by_group.entry(group).or_default() += 1;
@@ -117,6 +131,12 @@ impl<K: Hash + Eq + Clone + Grouped> Counts<K> {
         for (key, count) in exported.into_iter().take(self.max) {
             self.get(&key, now).raise(count, now);
         }
+    }
+
+    /// Creates the count of a client. Without one, the node uses the share that needs no lease.
+    fn new_count(&self, client: Option<LeaseClient>) -> Arc<Count> {
+        let shared = |scope| Count::shared(Share::new(Arc::clone(scope), client));
+        Arc::new(self.scope.as_ref().map_or_else(Count::default, shared))
     }
 
     /// Whether a new key of this group gets no count of its own.
@@ -154,7 +174,10 @@ impl<K: Hash + Eq + Grouped> CountMap<K> {
 }
 
 /// The store of a keyed limiter.
-struct SharedCounts<K>(Arc<Counts<K>>);
+struct SharedCounts<K> {
+    counts: Arc<Counts<K>>,
+    quota: Quota,
+}
 
 impl<K: Hash + Eq + Clone + Grouped> StateStore for SharedCounts<K> {
     type Key = K;
@@ -163,20 +186,32 @@ impl<K: Hash + Eq + Clone + Grouped> StateStore for SharedCounts<K> {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let count = self.0.get_at(key, CallClock.now().as_u64());
-        count.measure_and_replace(&NotKeyed::NonKey, decide)
+        let now = CallClock::nanos();
+        let count = self.counts.get_at(key, now);
+        let share = count.share();
+        if let Some(share) = share {
+            share.set_burst(self.quota.burst_nanos());
+        }
+        let decided = count.measure_and_replace(decide);
+        if let (Err(_), Some(share)) = (&decided, share) {
+            share.on_refused(nanos(self.quota.interval()), now);
+        }
+        decided
     }
 }
 
 /// A quota of each key.
 pub struct KeyedLimiter<K: Hash + Eq + Clone + Grouped> {
     governor: RateLimiter<K, SharedCounts<K>, CallClock, NoOpMiddleware<Nanos>>,
+    counts: Arc<Counts<K>>,
+    quota: Quota,
 }
 
 impl<K: Hash + Eq + Clone + Grouped> KeyedLimiter<K> {
     /// Creates a limiter over counts that may have been used with another quota.
     pub fn over(counts: Arc<Counts<K>>, quota: Quota) -> Self {
-        Self { governor: CallClock::limiter(quota, SharedCounts(counts)) }
+        let store = SharedCounts { counts: Arc::clone(&counts), quota };
+        Self { governor: governor_of(quota, store), counts, quota }
     }
 
     /// Takes one cell of a key's quota.
@@ -186,6 +221,22 @@ impl<K: Hash + Eq + Clone + Grouped> KeyedLimiter<K> {
     pub fn check(&self, key: &K, now: Instant) -> Result<(), NotUntil> {
         CallClock::set(now);
         self.governor.check_key(key).map_err(|refused| not_until(&refused, now))
+    }
+
+    /// Whether [`KeyedLimiter::check`] would refuse a cell of a key's quota only because this node awaits a greater share
+    /// of it. It does so for a few seconds at most.
+    pub fn awaits_share(&self, key: &K, now: Instant) -> bool {
+        if self.counts.scope.is_none() {
+            return false;
+        }
+        let (count, now, cost) = (self.counts.get(key, now), nanos_at(now), nanos(self.quota.interval()));
+        let Some(share) = count.share() else { return false };
+        let tolerance = self.quota.burst_nanos().saturating_sub(cost);
+        if share.arrival().load(Ordering::Relaxed) <= now.saturating_add(tolerance) {
+            return false;
+        }
+        share.on_refused(cost, now);
+        share.is_pending(cost, now)
     }
 }
 

@@ -29,6 +29,7 @@ pub mod template;
 pub mod requirement;
 pub mod header_names;
 pub mod rewrite;
+pub mod lease;
 pub mod quota;
 pub mod byte_quota;
 pub mod counts;

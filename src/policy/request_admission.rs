@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::{HeaderName, HeaderValue};
 
 use super::admission::{Authenticated, Granted};
-use super::counters::LimitedClient;
+use super::counters::{LimitedClient, MessageKey};
 use super::counts::KeyedLimiter;
 use super::credential::TokenSource;
 use super::grant::Grant;
@@ -45,14 +45,26 @@ impl Authenticated<'_> {
         Ok(RequestAdmission { route, grant, pool, claim_headers, stripped, exceeded })
     }
 
-    fn charge_request(&self, now: Instant) -> Result<(), Rejection> {
+    /// Whether [`Authenticated::admit_request`] would reject the request only because this node of a cluster awaits a
+    /// greater share of the client's quota. The caller may try again for a fraction of a second.
+    pub fn awaits_share(&self, now: Instant) -> bool {
+        self.request_limiter().is_some_and(|(limiter, key)| limiter.awaits_share(&key, now))
+    }
+
+    /// Returns the limiter of the client's requests and its key, if the route has a quota of requests.
+    fn request_limiter(&self) -> Option<(KeyedLimiter<MessageKey>, MessageKey)> {
         let (candidate, subject, counters) = self.parts();
         let (route, facts) = (candidate.route(), candidate.facts());
-        let Some(requests) = route.config.limits.requests else { return Ok(()) };
+        let requests = route.config.limits.requests?;
         let auth = self.auth();
         let client = LimitedClient { route: route.name(), address: facts.address, auth: auth.as_deref(), subject };
         let counts = counters.requests(route.name());
-        KeyedLimiter::over(counts, requests.quota).check(&client.request_key(requests.key), now).map_err(|exceeded| {
+        Some((KeyedLimiter::over(counts, requests.quota), client.request_key(requests.key)))
+    }
+
+    fn charge_request(&self, now: Instant) -> Result<(), Rejection> {
+        let Some((limiter, key)) = self.request_limiter() else { return Ok(()) };
+        limiter.check(&key, now).map_err(|exceeded| {
             let wait = exceeded.until.saturating_duration_since(now);
             Rejection::RequestRate { retry_after_secs: wait.as_secs().saturating_add(1) }
         })

@@ -149,6 +149,11 @@ impl Revocations {
         self.change(|sets| sets.api.remove(id))
     }
 
+    /// Returns the revocation of the API with this id.
+    pub fn of_id(&self, id: RevocationId) -> Option<Arc<Revocation>> {
+        self.read().api.entries.get(&id).cloned()
+    }
+
     /// Whether `revocations_file` has the revocation with this id.
     pub fn is_listed(&self, id: RevocationId) -> bool {
         self.read().file.entries.contains_key(&id)

@@ -1,26 +1,35 @@
 //! Takes part in the cluster: keeps the connection to its server, and the registration of this node.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::system::uname;
+use tokio::time::timeout;
 
-use crate::cluster::handle::Cluster;
+use super::cluster_events;
 use crate::cluster::nodes::NodeFacts;
-use crate::cluster::slot_registry::SlotRegistry;
 use crate::config::digest;
 use crate::front::gateway::Gateway;
-use crate::policy::counters::Counters;
 
-/// Returns counters whose slots the nodes of the cluster count together, if they do.
-pub(super) fn counters_over(cluster: &Cluster) -> Option<Counters> {
-    cluster.config.share.slots.then(|| Counters::with_slots(Arc::<SlotRegistry>::clone(cluster.slots.registry())))
-}
+/// The longest time that a start waits for the revocations of the cluster.
+const LOAD_MAX: Duration = Duration::from_secs(1);
 
 /// Takes part in the cluster, if the process is one of its nodes. Never returns.
 pub(super) async fn run(gateway: &Gateway) {
     match &gateway.cluster {
-        Some(cluster) => cluster.run(|| facts(gateway)).await,
+        Some(cluster) => tokio::select! {
+            () = cluster.run(|| facts(gateway), gateway.counters.revocations()) => {}
+            () = cluster_events::follow(gateway, cluster.events.notices()) => {}
+        },
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until this node knows the revocations of the cluster, for [`LOAD_MAX`] at most: so no client whose token another
+/// node has revoked is admitted after a start, unless the server is away.
+pub(super) async fn wait_for_revocations(gateway: &Gateway) {
+    let Some(cluster) = &gateway.cluster else { return };
+    if timeout(LOAD_MAX, cluster.events.loaded()).await.is_err() {
+        tracing::warn!("the revocations of the cluster are not known yet: its server does not answer in time");
     }
 }
 

@@ -12,6 +12,7 @@ pub mod worker;
 pub mod accept;
 mod acme;
 mod checks;
+mod cluster_events;
 mod cluster;
 pub mod descriptors;
 mod discovery;

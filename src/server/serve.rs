@@ -13,7 +13,7 @@ use super::accept;
 use super::acme;
 use super::api_sockets::ApiSockets;
 use super::checks;
-use super::cluster::{self, counters_over};
+use super::cluster;
 use super::control::{Control, ControlRequest, HandedOver, ProcessFacts};
 use super::descriptors::fit_descriptors;
 use super::draining;
@@ -35,9 +35,11 @@ use super::worker::Worker;
 use crate::balance::moved::STARTED_BEFORE;
 use crate::client::KeySets;
 use crate::cluster::handle::Cluster;
+use crate::cluster::slot_registry::SlotRegistry;
 use crate::config::{Config, ListenAddress};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
+use crate::policy::counters::Counters;
 use crate::relay::Process;
 use crate::relay::early_ends::{EarlyEnd, EarlyEnds};
 use crate::runtime::clock;
@@ -130,9 +132,8 @@ impl Server {
         }
         let open = Listeners::new(inherited);
         let listeners = open.prepare(&config.listeners, passed)?;
-        let cluster = config.cluster.as_ref().map(|config| Arc::new(Cluster::new(config)));
-        let counters = Arc::new(cluster.as_deref().and_then(counters_over).unwrap_or_default());
-        let (addresses, now) = (listeners.addresses(), clock::both());
+        let slots = Arc::<SlotRegistry>::default();
+        let (counters, addresses, now) = (counters(&config, &slots), listeners.addresses(), clock::both());
         let (key_sets, acme) = (KeySets::new(clock::now), Arc::default());
         // The servers of the process before have had their slow start.
         let earlier = before.as_ref().and_then(|_| now.instant.checked_sub(STARTED_BEFORE));
@@ -164,6 +165,8 @@ impl Server {
         let workers = config.server.workers.get();
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
+        let cluster = |config| Arc::new(Cluster::new(config, counters.leases(), &slots));
+        let cluster = config.cluster.as_ref().map(cluster);
         let gateway = Gateway::new(snapshot, (counters, key_sets, acme), connector, process, limits, channels);
         let gateway = Arc::new(gateway.in_cluster(cluster));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
@@ -211,6 +214,8 @@ impl Server {
     pub fn run(self, mut stop: mpsc::Receiver<()>, observe: impl Fn(ServerEvent<'_>)) -> Result<(), ServeError> {
         let Self { gateway, pool, receivers, listeners, mut reloader, control, mut requests, early_ends, watchdog } =
             self;
+        // The process before has moved its revocations here.
+        let is_successor = control.facts().handed_over.is_some();
         drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
         gateway.connector.servers().resolver().run_on(runtime.handle().clone());
@@ -227,6 +232,9 @@ impl Server {
         let serving = async {
             reloader.start_fetching();
             reloader.api.take_over();
+            if !is_successor {
+                cluster::wait_for_revocations(&gateway).await;
+            }
             reloader.listeners.change(listeners, &pool).await;
             let executing = serve_requests(&mut requests, &mut reloader, &observe);
             let replaced = serve_until_drain(lifecycle, executing, &mut stop, &observe).await;
@@ -266,6 +274,13 @@ impl Server {
         gateway.rejections.report();
         Ok(())
     }
+}
+
+/// Returns the counters of a process. Its quotas and slots are shared if it is a node of a cluster that shares them.
+fn counters(config: &Config, slots: &Arc<SlotRegistry>) -> Arc<Counters> {
+    let Some(share) = config.cluster.as_ref().map(|cluster| cluster.share) else { return Arc::default() };
+    let counters = if share.quotas { Counters::of_node(Arc::default()) } else { Counters::default() };
+    Arc::new(if share.slots { counters.with_slots(Arc::<SlotRegistry>::clone(slots)) } else { counters })
 }
 
 /// Serves until the drain is to start: until the stop signal, and then until the shutdown delay has passed or another

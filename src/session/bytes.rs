@@ -57,9 +57,28 @@ impl Session {
         now: Instant,
     ) -> Option<usize> {
         self.peer_mut(from).discarding_message &= header.opcode == Opcode::Continuation;
+        if self.awaits_share(from, header, now) {
+            return None;
+        }
         let whole = usize::try_from(header.payload_len).unwrap_or(usize::MAX).saturating_add(header.len);
         let piece = self.meter_piece(from, whole.min(available), header.len, now)?;
         Some(piece.saturating_sub(header.len))
+    }
+
+    /// Whether a frame that is judged as a whole waits because this node awaits a greater share of the quota of bytes,
+    /// which nodes share. Then its side waits.
+    fn awaits_share(&mut self, from: Side, header: &Header, now: Instant) -> bool {
+        if self.is_reporting || self.closing_since.is_some() || !self.judges_whole(from, header) {
+            return false;
+        }
+        let bytes = header.payload_len.saturating_add(header.len as u64);
+        let Some(meter) = self.bytes().map(|meters| meters.of(from)) else { return false };
+        let Some(until) = meter.limiter.await_share(bytes, now) else { return false };
+        let is_counted = std::mem::replace(&mut meter.is_counted, true);
+        self.counts.throttled += u64::from(!is_counted);
+        self.set_wait(from, Some(until));
+        self.deadline_changed = true;
+        true
     }
 
     /// Judges a data frame by these limits at its header.
@@ -105,19 +124,18 @@ impl Session {
 
     /// Meters a data frame as a whole at its header, where bytes are not delayed.
     fn meter_frame(&mut self, from: Side, header: &Header, now: Instant) -> Result<(), CloseReason> {
-        if self.delays_bytes(from) || self.is_skipped(from) {
+        if !self.judges_whole(from, header) {
             return Ok(());
         }
         let action = self.byte_action(from);
         let bytes = header.payload_len.saturating_add(header.len as u64);
-        let can_drop = from == Side::Client && header.opcode != Opcode::Continuation;
-        let must_pass = !self.is_reporting && action != OnExcess::Close && !can_drop;
-        // Its bytes are charged as they pass: it may be larger than any quota, and its rest may never arrive.
-        if must_pass {
-            return Ok(());
-        }
         let Some(meters) = self.bytes() else { return Ok(()) };
-        if !meters.of(from).check(bytes, now) {
+        let meter = meters.of(from);
+        if !meter.check(bytes, now) {
+            if meter.limiter.is_pending(bytes, now) {
+                // Another session took the rest of the share meanwhile. These bytes are charged as they pass.
+                return Ok(());
+            }
             let kind = if from == Side::Client { LimitKind::ByteRate } else { LimitKind::UpstreamByteRate };
             self.counts.throttled += u64::from(!self.is_reporting);
             if self.is_reporting || action == OnExcess::Close {
@@ -128,6 +146,17 @@ impl Session {
             self.client.discarding_message = true;
         }
         Ok(())
+    }
+
+    /// Whether a data frame is judged as a whole at its header.
+    fn judges_whole(&self, from: Side, header: &Header) -> bool {
+        if self.delays_bytes(from) || self.is_skipped(from) {
+            return false;
+        }
+        let can_drop = from == Side::Client && header.opcode != Opcode::Continuation;
+        // The bytes of a frame that must pass are charged as they pass: it may be larger than any quota, and its rest may
+        // never arrive.
+        self.is_reporting || self.byte_action(from) == OnExcess::Close || can_drop
     }
 
     /// Records that `n` metered bytes are forwarded or dropped, and charges those that are forwarded and were not

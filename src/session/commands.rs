@@ -12,7 +12,7 @@ use super::side::Side;
 use crate::policy::counters::SharedCounts;
 use crate::policy::expiry::Expiry;
 use crate::policy::limits::{Limits, OnExcess, RateKey};
-use crate::policy::quota::{Count, LocalLimiter};
+use crate::policy::quota::{Count, LocalCount, LocalLimiter};
 use crate::ws::code::CloseCode;
 use crate::ws::frame::Message;
 
@@ -62,7 +62,7 @@ impl Session {
             self.peer_mut(side).inspector.set_sizes(frame_max_bytes, message_max_bytes);
         }
         if limits.overhead != self.limits.overhead {
-            let unused = LocalLimiter::new(limits.overhead, Count::default());
+            let unused = LocalLimiter::new(limits.overhead, LocalCount::default());
             let count = std::mem::replace(&mut self.overhead, unused).into_count();
             self.overhead = LocalLimiter::new(limits.overhead, count);
         }

@@ -121,7 +121,7 @@ impl ByteMeter {
     /// be forwarded now.
     pub(super) fn reserve(&mut self, n: usize, least: usize, now: Instant) -> Result<usize, Instant> {
         if self.reserved == 0 {
-            let burst = usize::try_from(self.limiter.burst_bytes()).unwrap_or(usize::MAX);
+            let burst = usize::try_from(self.limiter.burst_bytes(now)).unwrap_or(usize::MAX);
             let piece = n.min(burst.max(least)) as u64;
             match self.limiter.reserve(piece, now) {
                 Ok(at) => {

@@ -154,12 +154,19 @@ impl Session {
             let asked = messages.reserve(now);
             return Ok(self.delay(asked, now));
         }
-        let Err(_) = messages.check(now) else { return Ok(None) };
+        let Err(_) = messages.check(now) else {
+            self.reservation_retry = false;
+            return Ok(None);
+        };
+        if messages.is_pending(now) {
+            return Ok(self.await_share(now));
+        }
         if self.is_reporting {
             self.report(LimitKind::MessageRate);
             return Ok(None);
         }
-        self.counts.throttled += 1;
+        let waited = std::mem::take(&mut self.reservation_retry);
+        self.counts.throttled += u64::from(!waited);
         match self.on_excess {
             OnExcess::Close => Err(CloseReason::MessageRate),
             // While the session closes, the message is dropped and not delayed: an endpoint that has received a Close
@@ -169,6 +176,18 @@ impl Session {
                 Ok(None)
             }
         }
+    }
+
+    /// Delays a message that this node's share of the quota refuses, while it awaits a greater one: the other nodes may
+    /// leave it enough. Where limits are only reported, or while the session closes, the message passes.
+    #[cold]
+    #[inline(never)]
+    fn await_share(&mut self, now: Instant) -> Option<Verdict> {
+        if self.is_reporting || self.closing_since.is_some() {
+            return None;
+        }
+        let asked = self.messages.as_ref()?.reserve(now);
+        self.delay(asked, now)
     }
 
     /// Delays the client until the time of its reserved cell. If too many messages wait and no cell can be

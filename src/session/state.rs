@@ -17,7 +17,7 @@ use crate::balance::UpstreamLoss;
 use crate::policy::counters::SharedCounts;
 use crate::policy::expiry::Expiry;
 use crate::policy::limits::Limits;
-use crate::policy::quota::{Count, LocalLimiter};
+use crate::policy::quota::{Count, LocalCount, LocalLimiter};
 use crate::ws::code::CloseCode;
 use crate::ws::frame::Message;
 use crate::ws::inspector::{Inspector, InspectorState};
@@ -337,7 +337,7 @@ impl Session {
         let reports = state.reports.map(|reports| reports.import(now));
         let metering = Metering { bytes, reports, upstream_wait_until };
         Self {
-            overhead: LocalLimiter::new(limits.overhead, Count::import(overhead, now)),
+            overhead: LocalLimiter::new(limits.overhead, LocalCount::import(overhead, now)),
             client: peer(Side::Client, client),
             upstream: peer(Side::Upstream, upstream),
             on_excess: on_excess(&limits, compressed),

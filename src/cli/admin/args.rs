@@ -84,6 +84,9 @@ pub struct Sessions {
     /// The filter
     #[command(flatten)]
     pub filter: FilterArguments,
+    /// List the sessions of all nodes of the cluster
+    #[arg(long)]
+    pub cluster: bool,
     /// Repeat the list every 2 seconds
     #[arg(long)]
     pub watch: bool,

@@ -39,6 +39,35 @@ pub(super) fn report(is_json: bool, answer: &Value, what: &str) -> Result<(), Fa
     if is_json {
         return output::print_json(answer);
     }
-    let selected = answer.get("selected").and_then(Value::as_u64).unwrap_or_default();
-    output::print(&format!("{what} {selected} session{}\n", if selected == 1 { "" } else { "s" }))
+    output::print(&format!("{what} {}\n", sessions(answer)))
+}
+
+/// Returns the number of sessions of this node, and the number of other nodes.
+fn sessions(answer: &Value) -> String {
+    let count = |name| answer.get(name).and_then(Value::as_u64);
+    let plural = |count| if count == 1 { "" } else { "s" };
+    let selected = count("selected").unwrap_or_default();
+    let own = format!("{selected} session{}", plural(selected));
+    match count("nodes") {
+        None => own,
+        Some(nodes) => format!("{own} of this node, and those of {nodes} other node{}", plural(nodes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_and_nodes_are_counted() {
+        assert_eq!(sessions(&json!({ "selected": 1, "nodes": null })), "1 session");
+        assert_eq!(
+            sessions(&json!({ "selected": 2, "nodes": 1 })),
+            "2 sessions of this node, and those of 1 other node"
+        );
+        assert_eq!(
+            sessions(&json!({ "selected": 0, "nodes": 2 })),
+            "0 sessions of this node, and those of 2 other nodes"
+        );
+    }
 }

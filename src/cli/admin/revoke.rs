@@ -54,7 +54,12 @@ fn made(answer: &Value) -> String {
     let durable = answer.get("durable").and_then(Value::as_bool).unwrap_or_default();
     let until = if durable { "" } else { "in memory only: it ends with the process, which has no state_dir\n" };
     let id = output::escape(&text(answer, "id"));
-    format!("revoked {id} until {}, closing {ended} {sessions}\n{until}", date(answer, "expires"))
+    let nodes = match answer.get("cluster").and_then(Value::as_bool) {
+        Some(true) => "the other nodes of the cluster revoke it, too\n",
+        Some(false) => "the other nodes of the cluster revoke it once the server of the cluster answers\n",
+        None => "",
+    };
+    format!("revoked {id} until {}, closing {ended} {sessions}\n{until}{nodes}", date(answer, "expires"))
 }
 
 fn forget(arguments: &Revoke, id: &str) -> Result<(), Failure> {
@@ -143,6 +148,11 @@ mod tests {
         let answer = |durable| json!({ "id": "0a", "expires": 1_800_000_000.0, "ended": 1, "durable": durable });
         assert_eq!(made(&answer(true)), "revoked 0a until 2027-01-15T08:00:00Z, closing 1 session\n");
         assert!(made(&answer(false)).contains("in memory only"));
+        let shared = |cluster| made(&json!({ "id": "0a", "expires": 0, "durable": true, "cluster": cluster }));
+        assert!(
+            shared(true).ends_with("revoke it, too\n")
+                && shared(false).ends_with("once the server of the cluster answers\n")
+        );
     }
 
     #[test]

@@ -32,7 +32,8 @@ fn send(arguments: &Send) -> Result<(), Failure> {
         body["binary"] = STANDARD.encode(std::fs::read(path).map_err(unreadable)?).into();
     }
     let answer = client.request(Method::POST, "/v1/sessions/send", Some(&body))?;
-    if selection.id.is_some() && answer.get("selected").and_then(Value::as_u64) == Some(0) {
+    let count = |name| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
+    if selection.id.is_some() && count("selected") == 0 && count("nodes") == 0 {
         return Err(Failure::new("no session has this id"));
     }
     report(connection.json, &answer, "sending to")

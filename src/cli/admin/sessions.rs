@@ -1,5 +1,6 @@
 //! `tollgate sessions`: lists open sessions.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,12 +43,17 @@ fn show(arguments: &Sessions) -> Result<(), Failure> {
     let client = Client::new(&arguments.connection)?;
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
     loop {
-        let (sessions, has_more) = list(&client, arguments)?;
+        let list = list(&client, arguments)?;
         if arguments.connection.json {
-            output::print_json(&json!({ "sessions": sessions, "has_more": has_more }))?;
+            let Listed { sessions, has_more, missing } = &list;
+            let mut json = json!({ "sessions": sessions, "has_more": has_more });
+            if arguments.cluster {
+                json["missing"] = json!(missing);
+            }
+            output::print_json(&json)?;
         } else {
             let clear = if arguments.watch && is_terminal { CLEAR } else { "" };
-            output::print(&format!("{clear}{}", page(&sessions, has_more)))?;
+            output::print(&format!("{clear}{}", page(&list, arguments.cluster)))?;
         }
         if !arguments.watch {
             return Ok(());
@@ -56,37 +62,62 @@ fn show(arguments: &Sessions) -> Result<(), Failure> {
     }
 }
 
-/// Reads as many pages as the limit needs. Returns whether there are more sessions.
-fn list(client: &Client, arguments: &Sessions) -> Result<(Vec<Value>, bool), Failure> {
-    let (mut sessions, mut cursor) = (Vec::new(), None);
+/// The sessions of several pages.
+#[derive(Debug, Default)]
+struct Listed {
+    sessions: Vec<Value>,
+    has_more: bool,
+    /// The nodes that did not answer one of the requests.
+    missing: BTreeSet<String>,
+}
+
+/// Reads as many pages as the limit needs.
+fn list(client: &Client, arguments: &Sessions) -> Result<Listed, Failure> {
+    let (mut list, mut cursor) = (Listed::default(), None);
     let mut left = arguments.limit;
     loop {
         let size = left.min(PAGE_MAX);
         let mut parameters = vec![("sort", arguments.sort.clone()), ("limit", size.to_string())];
+        parameters.extend(arguments.cluster.then(|| ("scope", "cluster".to_owned())));
         parameters.extend(cursor.map(|cursor| ("cursor", cursor)));
         let target = format!("/v1/sessions{}", query(&arguments.filter, &parameters));
         let mut answer = client.request(Method::GET, &target, None)?;
         if let Some(page) = answer.get_mut("sessions").and_then(Value::as_array_mut) {
-            sessions.append(page);
+            list.sessions.append(page);
         }
+        let missing = answer.get("missing").and_then(Value::as_array).into_iter().flatten();
+        list.missing.extend(missing.filter_map(Value::as_str).map(str::to_owned));
         cursor = answer.get("cursor").and_then(Value::as_str).map(str::to_owned);
         left -= size;
         if cursor.is_none() || left == 0 {
-            return Ok((sessions, cursor.is_some()));
+            list.has_more = cursor.is_some();
+            return Ok(list);
         }
     }
 }
 
-fn page(sessions: &[Value], has_more: bool) -> String {
-    let rows: Vec<Vec<String>> = sessions.iter().map(row).collect();
-    let more = if has_more { "There are more sessions: raise --limit.\n" } else { "" };
-    format!("{}{more}", output::table(&COLUMNS, &rows))
+/// Returns a table with a line for each session, of which the first column is its node if there are several nodes.
+fn page(Listed { sessions, has_more, missing }: &Listed, is_cluster: bool) -> String {
+    let rows: Vec<Vec<String>> = sessions.iter().map(|session| row(session, is_cluster)).collect();
+    let mut columns = COLUMNS.to_vec();
+    if is_cluster {
+        columns.insert(0, Column { title: "NODE", is_number: false });
+    }
+    let more = if *has_more { "There are more sessions: raise --limit.\n" } else { "" };
+    let missing = if missing.is_empty() {
+        String::new()
+    } else {
+        let nodes: Vec<&str> = missing.iter().map(String::as_str).collect();
+        format!("Without the sessions of nodes that did not answer: {}\n", nodes.join(" "))
+    };
+    format!("{}{more}{missing}", output::table(&columns, &rows))
 }
 
-fn row(session: &Value) -> Vec<String> {
+fn row(session: &Value, is_cluster: bool) -> Vec<String> {
     let both = |a: &str, b: &str| number(session, a) + number(session, b);
     let named = ["id", "route", "auth", "subject", "address", "server"].map(|name| text(session, name));
-    let mut row = Vec::from(named);
+    let mut row: Vec<String> = if is_cluster { vec![text(session, "node")] } else { Vec::new() };
+    row.extend(named);
     row.extend([
         output::span(number(session, "age_seconds")),
         output::span(number(session, "idle_seconds")),
@@ -112,17 +143,23 @@ mod tests {
     #[test]
     fn a_session_is_a_line() {
         let session = json!({
-            "id": "0a", "route": "chat", "auth": "users", "subject": null, "address": "192.0.2.7",
+            "node": "17-ab", "id": "0a", "route": "chat", "auth": "users", "subject": null, "address": "192.0.2.7",
             "server": "127.0.0.1:9001", "age_seconds": 61.0, "idle_seconds": 0.5, "messages_in": 1, "messages_out": 2, "bytes_in": 1000,
             "bytes_out": 24, "activity": "open"
         });
-        let text = page(&[session], true);
+        let mut list = Listed { sessions: vec![session], has_more: true, missing: BTreeSet::new() };
+        let text = page(&list, false);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0][..4], ["ID", "ROUTE", "AUTH", "SUBJECT"]);
         let expected =
             ["0a", "chat", "users", "-", "192.0.2.7", "127.0.0.1:9001", "1m01s", "0.5s", "3", "1.0", "KiB", "open"];
         assert_eq!(lines[1], expected);
         assert!(text.ends_with("raise --limit.\n"));
+        list.missing.insert("18-cd".to_owned());
+        let text = page(&list, true);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!((lines[0][0], lines[1][0], &lines[1][1..]), ("NODE", "17-ab", &expected[..]));
+        assert!(text.ends_with("did not answer: 18-cd\n"), "{text}");
         let session = json!({ "activity": "open", "reported": { "byte_rate": 3, "idle_timeout": 1 } });
         assert_eq!(activity(&session), "open, reported: byte_rate idle_timeout");
     }

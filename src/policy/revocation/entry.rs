@@ -167,6 +167,12 @@ impl Revocation {
         self.expires <= now && now != Duration::MAX
     }
 
+    /// Whether it concerns all tokens that another one of the same target concerns, and for as long.
+    pub fn covers(&self, other: &Self) -> bool {
+        let tokens = self.issued_before.is_none_or(|own| other.issued_before.is_some_and(|other| other <= own));
+        tokens && other.expires <= self.expires
+    }
+
     /// Whether it concerns a token that was issued at this time.
     pub(super) fn concerns_time(&self, issued: Option<Duration>) -> bool {
         self.issued_before.is_none_or(|before| issued.is_none_or(|issued| issued < before))
@@ -176,6 +182,7 @@ impl Revocation {
     pub(super) fn merge(&mut self, other: Self) {
         self.issued_before = self.issued_before.zip(other.issued_before).map(|(own, other)| own.max(other));
         self.expires = self.expires.max(other.expires);
+        self.created = self.created.max(other.created);
         self.reason = other.reason.or(self.reason.take());
     }
 

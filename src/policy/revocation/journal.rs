@@ -62,7 +62,8 @@ impl Change {
         format!("{} {json}\n", checksum(json.as_bytes()))
     }
 
-    fn parse(line: &[u8]) -> Option<Self> {
+    /// Reads a line without its end; `None` if it is damaged, or is no change.
+    pub fn parse(line: &[u8]) -> Option<Self> {
         let (sum, json) = line.split_at_checked(SUM_BYTES.saturating_mul(2))?;
         let json = json.strip_prefix(b" ")?;
         if checksum(json).as_bytes() != sum {

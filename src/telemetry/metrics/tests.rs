@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::gauges::{
-    AcmeGauges, CertificateGauges, DiscoveryGauges, ForwardAuthGauges, KeySetGauges, RouteGauges, ServerGauges,
-    UpstreamGauges,
+    AcmeGauges, CertificateGauges, ClusterGauges, DiscoveryGauges, ForwardAuthGauges, KeySetGauges, RouteGauges,
+    ServerGauges, UpstreamGauges,
 };
 use super::labels::{self, CODES, ConnectionState, HandshakeOutcome, TlsVersion};
 use super::worker::{RENEWED, SessionMetrics, WorkerMetrics};

@@ -8,26 +8,32 @@ use crate::policy::limits::{LimitAction, LimitKind};
 use crate::policy::session_slots::SessionId;
 use crate::policy::shared_slots::SharedSlots;
 
-/// Admits the request of a session with this id.
-fn admit_as(snapshot: &Snapshot, id: SessionId) -> Result<Admission, Rejection> {
-    let facts = RequestFacts {
+/// Returns the facts of a request of a session with this id.
+pub(super) fn admission_facts(headers: &HeaderMap, id: SessionId) -> RequestFacts<'_> {
+    RequestFacts {
         kind: RequestKind::WebSocket,
         authority: "localhost",
         path: "/chat",
         query: None,
         origin: None,
-        headers: &HeaderMap::new(),
+        headers,
         protocols: &[],
         address: CLIENT,
         scheme: Scheme::Https,
         id,
-    };
+    }
+}
+
+/// Admits the request of a session with this id.
+fn admit_as(snapshot: &Snapshot, id: SessionId) -> Result<Admission, Rejection> {
+    let headers = HeaderMap::new();
+    let facts = admission_facts(&headers, id);
     let now = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
     snapshot.policy().admit(&facts, now).map_err(|rejected| rejected.rejection)
 }
 
 /// Returns a snapshot whose route `chat` has this line in its limits.
-fn limited(counters: &Arc<Counters>, line: &str) -> Snapshot {
+pub(super) fn limited(counters: &Arc<Counters>, line: &str) -> Snapshot {
     let limits = format!("sessions_per_address = 2\n{line}");
     build(None, &config(&InMemory::new(), &[("sessions_per_address = 2", &limits)]), counters)
 }

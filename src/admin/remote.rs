@@ -1,0 +1,90 @@
+//! Executes here what the APIs of other nodes of the cluster were asked for. The operations are input from outside: each
+//! is checked as a request is.
+
+use std::time::{Duration, Instant};
+
+use super::filter::{Filter, Selection};
+use super::listing::{Question, for_node};
+use super::operations::{SPREAD_MAX, check_code, check_reason};
+use super::problem::{Problem, Result};
+use super::shared::{CloseOperation, SendOperation};
+use crate::cluster::event::{Operation, OperationKind};
+use crate::cluster::events::RemoteOperation;
+use crate::cluster::handle::Cluster;
+use crate::runtime::clock;
+use crate::server::control::Control;
+use crate::telemetry::request::RequestId;
+use crate::ws::frame::Message;
+
+/// The interval between two lines about operations that are not executed.
+const LOGGED: Duration = Duration::from_mins(1);
+
+/// Executes operations until the process ends.
+pub(super) async fn serve(control: &Control, cluster: &Cluster) {
+    let mut operations = cluster.events.operations();
+    let mut logged: Option<Instant> = None;
+    while let Some(RemoteOperation { published, operation }) = operations.recv().await {
+        let Operation { kind, text, payload } = operation;
+        let executed = match kind {
+            OperationKind::Close => close(control, published, &text).await,
+            OperationKind::Send => send(control, published, &text, payload).await,
+            OperationKind::Question => answer(control, cluster, &text, &payload).await,
+            OperationKind::Renew => Ok(()),
+        };
+        let (Err(problem), now) = (executed, clock::now()) else { continue };
+        if logged.is_none_or(|at| now.saturating_duration_since(at) >= LOGGED) {
+            logged = Some(now);
+            tracing::warn!(?kind, detail = problem.detail(), "an operation of another node is not executed");
+        }
+    }
+}
+
+async fn close(control: &Control, published: Instant, text: &str) -> Result<()> {
+    let CloseOperation { filter, code, reason, spread_millis } = parse(text)?;
+    let (code, reason) = (check_code(Some(code))?, check_reason(Some(&reason))?);
+    let spread = Duration::from_millis(spread_millis).min(SPREAD_MAX);
+    let ids = select(control, &filter, published).await?;
+    let selected = ids.len();
+    if selected > 0 {
+        control.close(ids, code, reason, spread).await.map_err(|_| Problem::bad_request("too many closes"))?;
+        tracing::info!(selected, %code, ?spread, "closing sessions for another node");
+    }
+    Ok(())
+}
+
+async fn send(control: &Control, published: Instant, text: &str, payload: Vec<u8>) -> Result<()> {
+    let SendOperation { filter, is_text } = parse(text)?;
+    let message = if is_text {
+        let text = String::from_utf8(payload).map_err(|_| Problem::bad_request("the text is not UTF-8"))?;
+        Message::Text(text.into())
+    } else {
+        Message::Binary(payload.into())
+    };
+    let ids = select(control, &filter, published).await?;
+    if !ids.is_empty() {
+        tracing::debug!(selected = ids.len(), "sending to sessions for another node");
+        control.send(ids, message).await;
+    }
+    Ok(())
+}
+
+async fn answer(control: &Control, cluster: &Cluster, text: &str, question: &[u8]) -> Result<()> {
+    let page = for_node(control, &parse::<Question>(text)?).await?;
+    let page = serde_json::to_string(&page).unwrap_or_default();
+    if cluster.answer(question, &page).await.is_err() {
+        tracing::debug!("a question of another node is not answered: the cluster's server does not take the answer");
+    }
+    Ok(())
+}
+
+fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|_| Problem::bad_request("it has another form"))
+}
+
+/// Returns the sessions that match a filter, and that were open when the operation was published.
+async fn select(control: &Control, filter: &Filter, published: Instant) -> Result<Vec<RequestId>> {
+    let filter: Selection = filter.clone().check_for_change(false)?;
+    let entries = control.sessions().await;
+    let concerned = entries.iter().filter(|entry| entry.started <= published && filter.matches(entry));
+    Ok(concerned.map(|entry| entry.id).collect())
+}

@@ -1,0 +1,157 @@
+//! The events by which nodes tell each other of revocations, and of operations of the API.
+//!
+//! They are entries of two streams at the server, which each node reads with a blocking command: a node that reads gets
+//! an entry as soon as it is written, as by a broadcast, and a node that was away reads on where it ended. Each process
+//! executes an entry at most once, and never its own. Revocations are kept in a set besides, for nodes that were away for
+//! longer than the streams reach. An operation that is read too late is skipped, see [`super::event`].
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::Script;
+use tokio::sync::{mpsc, watch};
+
+use super::event::{Event, Operation, PAYLOAD_MAX_BYTES, TEXT_MAX_BYTES};
+use super::keys::Keys;
+use super::link::{Link, Unavailable};
+use super::outbox::Outbox;
+use super::revocation_set::{RevocationSet, SharedChange};
+use super::stream::write;
+use crate::config::ClusterConfig;
+use crate::policy::revocation::journal::Change;
+use crate::runtime::clock;
+use crate::runtime::entropy::random;
+use crate::telemetry::request::RequestId;
+
+/// The number of events that wait until they are executed.
+const NOTICES_MAX: usize = 1024;
+const OPERATIONS_MAX: usize = 64;
+
+/// What another node has done that concerns this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// It made a change of the revocations.
+    Revocation(Change),
+    /// Its sessions have taken over the slots of these sessions.
+    Replaced(Vec<RequestId>),
+    /// All revocations of the cluster precede this notice.
+    Loaded,
+}
+
+/// An operation of the API of another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteOperation {
+    /// The time at which it was published. It does not concern sessions that began later.
+    pub published: Instant,
+    /// The operation.
+    pub operation: Operation,
+}
+
+/// Why the other nodes do not get an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShareError {
+    /// Its text or its payload is too large.
+    TooLarge,
+    /// The server did not take it.
+    Unavailable,
+}
+
+impl From<Unavailable> for ShareError {
+    fn from(_: Unavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// The events of this process and of the other nodes.
+#[derive(Debug)]
+pub struct Events {
+    pub(super) config: Arc<ClusterConfig>,
+    pub(super) streams: [String; 2],
+    /// The process. A node gets another id when it was dead, and this one stays.
+    pub(super) instance: Arc<str>,
+    pub(super) set: RevocationSet,
+    /// Returns the time of the server in milliseconds.
+    pub(super) clock: Script,
+    pub(super) outbox: Mutex<Outbox>,
+    pub(super) notices: OnceLock<mpsc::Sender<Notice>>,
+    pub(super) operations: OnceLock<mpsc::Sender<RemoteOperation>>,
+    /// Whether the revocations of the cluster are known.
+    is_loaded: watch::Sender<bool>,
+}
+
+impl Events {
+    /// Creates the events of a process. Nothing is read before [`Events::run`].
+    pub fn new(config: Arc<ClusterConfig>, keys: &Keys) -> Self {
+        let instance: Arc<str> = format!("{:032x}", u128::from_be_bytes(random())).into();
+        Self {
+            streams: keys.streams(),
+            set: RevocationSet::new(keys, Arc::clone(&instance)),
+            instance,
+            clock: Script::new("local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000)"),
+            outbox: Mutex::default(),
+            notices: OnceLock::new(),
+            operations: OnceLock::new(),
+            is_loaded: watch::Sender::new(!config.share.revocations),
+            config,
+        }
+    }
+
+    /// Returns the notices of other nodes. There is one receiver: a second one gets none.
+    pub fn notices(&self) -> mpsc::Receiver<Notice> {
+        let (sender, receiver) = mpsc::channel(NOTICES_MAX);
+        let _ = self.notices.set(sender);
+        receiver
+    }
+
+    /// Returns the operations of other nodes. There is one receiver: a second one gets none.
+    pub fn operations(&self) -> mpsc::Receiver<RemoteOperation> {
+        let (sender, receiver) = mpsc::channel(OPERATIONS_MAX);
+        let _ = self.operations.set(sender);
+        receiver
+    }
+
+    /// Notes that the notices before [`Notice::Loaded`] were executed.
+    pub fn note_loaded(&self) {
+        self.is_loaded.send_replace(true);
+    }
+
+    /// Waits until this node knows the revocations of the cluster.
+    pub async fn loaded(&self) {
+        // The sender lives as long as this.
+        let _ = self.is_loaded.subscribe().wait_for(|is_loaded| *is_loaded).await;
+    }
+
+    /// Tells the other nodes of a change of the revocations that was made here at `made`. `end` is the end of the
+    /// revocation. Returns whether the server has it; otherwise it gets it later. `None`: revocations are not shared.
+    pub async fn share_revocation(&self, link: &Link, change: Change, made: Duration, end: Duration) -> Option<bool> {
+        if !self.config.share.revocations {
+            return None;
+        }
+        let shared = SharedChange { change, made, end, is_event: true };
+        self.outbox().add(shared.clone(), clock::now());
+        let answer = link.script::<u8>(&self.set.script(&shared, true)).await;
+        if answer.is_ok() {
+            self.outbox().confirm(&shared, clock::now());
+        }
+        Some(answer == Ok(1))
+    }
+
+    /// Tells the other nodes of an operation.
+    ///
+    /// # Errors
+    /// If it is too large, or the server does not take it. The other nodes do not get it later.
+    pub async fn share_operation(&self, link: &Link, operation: Operation) -> Result<(), ShareError> {
+        if operation.text.len() > TEXT_MAX_BYTES || operation.payload.len() > PAYLOAD_MAX_BYTES {
+            return Err(ShareError::TooLarge);
+        }
+        Ok(self.publish(link, Event::Operation(operation)).await?)
+    }
+
+    pub(super) async fn publish(&self, link: &Link, event: Event) -> Result<(), Unavailable> {
+        link.pipeline(&write(&self.streams, &self.instance, event)).await
+    }
+
+    pub(super) fn outbox(&self) -> std::sync::MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

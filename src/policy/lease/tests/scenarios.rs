@@ -1,0 +1,205 @@
+//! Scenarios of a cluster: what passes, how it is divided, and how often nodes ask.
+
+use std::time::Duration;
+
+use super::cluster::{Cluster, Demand, Random};
+use crate::policy::quota::Quota;
+use crate::policy::quota::tests::quota;
+
+const QUOTAS: [(u32, u32); 5] = [(10, 1), (10, 20), (100, 100), (100, 10), (10_000, 5_000)];
+const SIZES: [usize; 4] = [1, 2, 3, 10];
+
+/// Three times the rate of a quota, in cells per 1,000 s.
+fn flood(quota: &Quota) -> Demand {
+    Demand::Checked(u64::from(quota.rate.count.get()) * 3_000)
+}
+
+fn each(mut run: impl FnMut(usize, Quota, Demand, &str)) {
+    for nodes in SIZES {
+        for (rate, burst) in QUOTAS {
+            let quota = quota(rate, burst);
+            run(nodes, quota, flood(&quota), &format!("{nodes} nodes, {rate}/s, burst {burst}, dropped"));
+            run(nodes, quota, Demand::Delayed(20), &format!("{nodes} nodes, {rate}/s, burst {burst}, delayed"));
+        }
+    }
+}
+
+/// Asserts that in no span more passed than 1.2 times what the quota allows, and one cell for each node.
+fn assert_bound(cluster: &Cluster, name: &str) {
+    assert_bound_and(cluster, name, 0.0);
+}
+
+/// As [`assert_bound`], with a number of additional bursts.
+fn assert_bound_and(cluster: &Cluster, name: &str, bursts: f64) {
+    let allowed = cluster.allowed() + bursts * f64::from(cluster.quota.burst.get());
+    assert_eq!(cluster.kept_max.max(1_000_000), 1_000_000, "{name}: more than the quota is leased");
+    assert!(cluster.level_max <= allowed, "{name}: {} beyond the rate, {allowed} allowed", cluster.level_max);
+}
+
+#[test]
+fn one_busy_node_uses_the_quota() {
+    each(|nodes, quota, demand, name| {
+        let mut cluster = Cluster::new(nodes, quota, 1);
+        cluster.demand(0, demand);
+        cluster.run(Duration::from_secs(3));
+        assert_bound(&cluster, name);
+        cluster.reset();
+        cluster.run(Duration::from_secs(10));
+        println!("one busy, {name}: {:.3} of the quota, {:.1} asks/s", cluster.ratio(), cluster.asks_per_second());
+        assert!((0.8..=1.2).contains(&cluster.ratio()), "{name}: {}", cluster.ratio());
+        assert!(cluster.asks_per_second() <= 1.5, "{name}: {}", cluster.asks_per_second());
+        assert_bound(&cluster, name);
+    });
+}
+
+#[test]
+fn busy_nodes_get_equal_shares() {
+    each(|nodes, quota, demand, name| {
+        let mut cluster = Cluster::new(nodes, quota, 2);
+        (0..nodes).for_each(|node| cluster.demand(node, demand));
+        cluster.run(Duration::from_secs(4));
+        assert_bound(&cluster, name);
+        cluster.reset();
+        cluster.run(Duration::from_secs(10));
+        let parts: Vec<f64> = cluster.nodes.values().map(|node| node.passed as f64 / cluster.passed as f64).collect();
+        let (least, most) = (parts.iter().copied().fold(1.0, f64::min), parts.iter().copied().fold(0.0, f64::max));
+        println!(
+            "all busy, {name}: {:.3} of the quota, {:.1} asks/s and node, parts {least:.3} to {most:.3}",
+            cluster.ratio(),
+            cluster.asks_per_second() / nodes as f64,
+        );
+        assert!((0.8..=1.2).contains(&cluster.ratio()), "{name}: {}", cluster.ratio());
+        let fair = 1.0 / nodes as f64;
+        assert!(least >= 0.8 * fair && most <= 1.25 * fair, "{name}: {least} to {most}");
+        assert_bound(&cluster, name);
+    });
+}
+
+#[test]
+fn a_use_below_the_share_without_a_lease_asks_nothing() {
+    for nodes in SIZES {
+        let mut cluster = Cluster::new(nodes, quota(100, 20), 3);
+        // Half of a node's part of a fifth of the rate.
+        let cells = 100 * 1_000 / 5 / nodes as u64 / 2;
+        (0..nodes).for_each(|node| cluster.demand(node, Demand::Checked(cells)));
+        cluster.run(Duration::from_secs(60));
+        assert_eq!(cluster.asks, 0, "{nodes} nodes");
+        assert!(cluster.ratio() > 0.09, "{nodes} nodes: {}", cluster.ratio());
+    }
+}
+
+#[test]
+fn an_idle_key_returns_its_lease() {
+    let mut cluster = Cluster::new(3, quota(100, 20), 4);
+    cluster.demand(0, Demand::Delayed(3));
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(cluster.nodes[&0].driver.keys(), 1);
+    cluster.demand(0, Demand::Checked(0));
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.nodes[&0].driver.keys(), 0);
+    cluster.reset();
+    cluster.run(Duration::from_secs(60));
+    assert_eq!(cluster.asks, 0);
+}
+
+#[test]
+fn demand_that_moves_between_nodes_is_no_second_burst() {
+    each(|nodes, quota, demand, name| {
+        let mut cluster = Cluster::new(nodes, quota, 5);
+        let mut random = Random(6);
+        cluster.run(Duration::from_millis(500));
+        cluster.reset();
+        for _ in 0..30 {
+            let node = random.below(nodes as u64) as usize;
+            cluster.demand(node, demand);
+            cluster.run(Duration::from_millis(random.below(1_500)));
+            cluster.demand(node, Demand::Checked(0));
+        }
+        println!(
+            "moving, {name}: {:.3} of the quota, {:.1} beyond 1.2 x rate of {:.1} allowed",
+            cluster.ratio(),
+            cluster.level_max,
+            cluster.allowed()
+        );
+        assert_bound(&cluster, name);
+    });
+}
+
+#[test]
+fn losses_and_random_demand_stay_within_the_bound() {
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let nodes = SIZES[random.below(4) as usize];
+        let (rate, burst) = QUOTAS[random.below(4) as usize];
+        let mut cluster = Cluster::new(nodes, quota(rate, burst), seed);
+        // An ask that is lost leaves a use unreported.
+        let loses_asks = seed % 2 == 1;
+        cluster.lost = [random.below(300) * u64::from(loses_asks), random.below(300)];
+        for _ in 0..30 {
+            let node = random.below(nodes as u64) as usize;
+            let demand = match random.below(3) {
+                0 => Demand::Delayed(random.below(20) as usize),
+                1 => Demand::Checked(u64::from(rate) * random.below(2_000)),
+                _ => Demand::Checked(0),
+            };
+            cluster.demand(node, demand);
+            cluster.run(Duration::from_millis(random.below(2_000)));
+        }
+        let name = format!("seed {seed}, {nodes} nodes, {rate}/s, burst {burst}, {:?} of 1,000 lost", cluster.lost);
+        println!("{name}: {:.1} beyond 1.2 x rate of {:.1} allowed", cluster.level_max, cluster.allowed());
+        assert_bound_and(&cluster, &name, f64::from(u8::from(loses_asks)));
+    }
+}
+
+#[test]
+fn nodes_that_die_and_return_stay_within_the_bound() {
+    each(|nodes, quota, demand, name| {
+        let mut cluster = Cluster::new(nodes, quota, 7);
+        let mut random = Random(8);
+        (0..nodes).for_each(|node| cluster.demand(node, demand));
+        cluster.run(Duration::from_secs(3));
+        let mut worst: f64 = 0.0;
+        for _ in 0..3 {
+            let node = random.below(nodes as u64) as usize;
+            cluster.nodes.remove(&node);
+            cluster.level_max = 0.0;
+            // The others hear of it later.
+            cluster.run(Duration::from_secs(3));
+            cluster.set_live(nodes.max(2) - 1);
+            cluster.run(Duration::from_secs(5));
+            cluster.start_node(node);
+            cluster.set_live(nodes);
+            cluster.demand(node, demand);
+            cluster.run(Duration::from_secs(4));
+            worst = worst.max(cluster.level_max);
+            // One burst that the node did not report, and one that it has again because it has forgotten.
+            assert_bound_and(&cluster, name, 1.0);
+        }
+        println!("dying, {name}: {worst:.1} beyond 1.2 x rate, {:.1} + one burst allowed", cluster.allowed());
+    });
+}
+
+#[test]
+fn without_the_store_each_node_uses_an_equal_share() {
+    each(|nodes, quota, demand, name| {
+        let mut cluster = Cluster::new(nodes, quota, 9);
+        (0..nodes).for_each(|node| cluster.demand(node, demand));
+        cluster.run(Duration::from_secs(3));
+        assert_bound(&cluster, name);
+        cluster.set_store_up(false);
+        cluster.run(Duration::from_secs(3));
+        cluster.reset();
+        cluster.run(Duration::from_secs(10));
+        println!("no store, {name}: {:.3} of the quota", cluster.ratio());
+        assert!((0.8..=1.01).contains(&cluster.ratio()), "{name}: {}", cluster.ratio());
+        assert_eq!(cluster.asks, 0);
+        cluster.set_store_up(true);
+        cluster.run(Duration::from_secs(3));
+        cluster.reset();
+        cluster.run(Duration::from_secs(10));
+        assert!((0.8..=1.2).contains(&cluster.ratio()), "{name}: {}", cluster.ratio());
+        // A burst that was not reported, and a cell more of each node when its share has become an equal one.
+        cluster.level_max -= nodes as f64;
+        assert_bound_and(&cluster, name, 1.0);
+    });
+}

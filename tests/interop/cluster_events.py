@@ -1,0 +1,415 @@
+"""Tests what the nodes of a cluster tell each other over Redis: revocations, closes, messages, and lists of sessions.
+
+TOLLGATE_CLUSTER=full measures 200 revocations, and sends to 3,000 sessions.
+"""
+
+import asyncio
+import contextlib
+import os
+import statistics
+import threading
+import time
+
+import websockets.asyncio.client
+import websockets.asyncio.server
+
+import harness
+from cluster_setting import CuttableLink, Node, Redis, wait_for_nodes, wait_until
+from harness import Suite, equal
+
+FULL = os.environ.get("TOLLGATE_CLUSTER") == "full"
+TRIALS = 200 if FULL else 20
+SENT_TO = 3000 if FULL else 300
+
+suite = Suite("cluster_events")
+harness.many_files()
+directory = harness.work_dir("cluster-events")
+secrets = harness.Secrets(directory)
+
+
+async def hold(connection):
+    await connection.wait_closed()
+
+
+def serve_backend(started):
+    async def serve():
+        async with websockets.asyncio.server.serve(hold, "127.0.0.1", 0, backlog=1024, ping_interval=None) as server:
+            started.append(server.sockets[0].getsockname()[1])
+            await asyncio.get_running_loop().create_future()
+
+    asyncio.run(serve())
+
+
+ports = []
+threading.Thread(target=serve_backend, args=(ports,), daemon=True).start()
+while not ports:
+    time.sleep(0.01)
+
+configuration = "".join([
+    '[server]\nworkers = 2\nmax_sessions = 2000\nmax_handshakes = 2048\nhandshakes_per_address = "off"\n',
+    '[log]\nsession_start = "trace"\n', harness.listener(secrets), harness.auth(secrets),
+    harness.upstream("hold", ports[0]), harness.route("hold", "/hold", "hold", auth='"users"', origins='["https://chat.example.test"]'),
+])
+
+redis = Redis(directory)
+link = CuttableLink(redis.port)
+nodes = [Node(number, configuration, directory, redis.port if number < 2 else link.port) for number in range(3)]
+first, second, third = nodes
+tokens = {}
+
+
+def token(subject):
+    if subject not in tokens:
+        tokens[subject] = secrets.foreign_token(sub=subject)
+    return tokens[subject]
+
+
+async def connect(node, subject):
+    return await websockets.asyncio.client.connect(
+        node.proxy.url("/hold"), ssl=secrets.client_context(), proxy=None, ping_interval=None, compression=None,
+        open_timeout=60, additional_headers={"Authorization": f"Bearer {token(subject)}"})
+
+
+async def connect_all(wanted):
+    """Opens a session for each pair of a node and a subject, 50 at a time."""
+    turns = asyncio.Semaphore(50)
+
+    async def one(node, subject):
+        async with turns:
+            return await connect(node, subject)
+
+    return await asyncio.gather(*(one(*pair) for pair in wanted))
+
+
+async def closed(session, seconds=15):
+    """Waits for the end of a session. Returns its code and reason, and the time."""
+    with contextlib.suppress(websockets.exceptions.ConnectionClosed):
+        async with asyncio.timeout(seconds):
+            while True:
+                await session.recv()
+    return session.close_code, session.close_reason, time.monotonic()
+
+
+async def is_open(session):
+    await asyncio.wait_for(await session.ping(), 5)
+    return True
+
+
+async def admitted(node, subject):
+    try:
+        session = await connect(node, subject)
+    except websockets.exceptions.InvalidStatus as error:
+        equal(error.response.status_code, 401)
+        return False
+    await session.close()
+    return True
+
+
+async def ask(node, *request):
+    return await asyncio.to_thread(node.ask, *request)
+
+
+async def revoke(node, subject):
+    status, answer = await ask(node, "POST", "/v1/revocations", {"auth": "users", "subject": subject})
+    equal(status, 201)
+    return answer
+
+
+def is_admitted(node, subject):
+    return asyncio.run(admitted(node, subject))
+
+
+def figures(seconds):
+    ordered = sorted(seconds)
+    return (f"p50 {statistics.median(ordered) * 1000:.1f} ms, p99 {ordered[int(len(ordered) * 0.99 - 0.01)] * 1000:.1f} ms, "
+            f"longest {ordered[-1] * 1000:.1f} ms")
+
+
+with suite.check("three nodes list each other"):
+    wait_for_nodes(nodes)
+
+with suite.check(f"{TRIALS} revocations at one node end the sessions of all nodes within a second"):
+    async def trials():
+        subjects = [f"trial-{number}" for number in range(TRIALS)]
+        sessions = await connect_all([(node, subject) for subject in subjects for node in nodes])
+        here, elsewhere, last = [], [], []
+        for number, subject in enumerate(subjects):
+            ending = [asyncio.create_task(closed(session)) for session in sessions[3 * number:3 * number + 3]]
+            await asyncio.sleep(0)
+            begun = time.monotonic()
+            answer = await revoke(first, subject)
+            equal((answer["ended"], answer["cluster"]), (1, True))
+            ends = await asyncio.gather(*ending)
+            equal([end[:2] for end in ends], [(1008, "revoked")] * 3)
+            times = [end[2] - begun for end in ends]
+            here.append(times[0])
+            elsewhere += times[1:]
+            last.append(max(times))
+        return here, elsewhere, last
+
+    here, elsewhere, last = asyncio.run(trials())
+    suite.note(f"{TRIALS} revocations, from the request to the Close at the client: on the node itself {figures(here)}; "
+               f"on the two others {figures(elsewhere)}; on the last one {figures(last)}")
+    equal(max(last) < 1, True)
+
+with suite.check("a removed revocation is removed at all nodes"):
+    async def remove():
+        answer = await revoke(first, "removed")
+        equal([await admitted(node, "removed") for node in nodes], [False] * 3)
+        equal((await ask(second, "DELETE", f"/v1/revocations/{answer['id']}"))[0], 204)
+
+    asyncio.run(remove())
+    wait_until(lambda: all(is_admitted(node, "removed") for node in nodes), "the subject is admitted")
+
+
+def cut():
+    link.cut()
+    wait_until(lambda: not third.nodes()["server_answers"], "the third node finds out that the server is away")
+
+
+def restore():
+    link.restore()
+    return wait_until(lambda: third.nodes()["server_answers"], "the third node reaches the server")
+
+
+with suite.check("a node that was cut off catches up, and its own revocations reach the others"):
+    async def apart():
+        sessions = await connect_all([(node, subject) for subject in ("away", "own") for node in nodes])
+        cut()
+        equal((await revoke(first, "away"))["cluster"], True)
+        equal((await revoke(third, "own"))["cluster"], False)
+        ends = [await closed(sessions[at]) for at in (0, 1, 5)]
+        equal([end[:2] for end in ends], [(1008, "revoked")] * 3)
+        equal([await is_open(sessions[at]) for at in (2, 3, 4)], [True] * 3)
+        await asyncio.sleep(2)
+        restored = time.monotonic()
+        reconnected = await asyncio.to_thread(restore)
+        ends = [await closed(sessions[at]) for at in (2, 3, 4)]
+        equal([end[:2] for end in ends], [(1008, "revoked")] * 3)
+        return reconnected, max(end[2] for end in ends) - restored
+
+    reconnected, last = asyncio.run(apart())
+    suite.note(f"a node that was cut off for some seconds: the server was reached after {reconnected:.2f} s, and the last session "
+               f"ended after {last:.2f} s")
+
+with suite.check("a node that was away for longer than the stream reaches loads the set, and forgets what was removed"):
+    async def set_up():
+        removed = await revoke(third, "returns")
+        await revoke(third, "stays")
+        sessions = await connect_all([(third, "missed")])
+        equal(await admitted(third, "returns"), False)
+        cut()
+        equal((await ask(first, "DELETE", f"/v1/revocations/{removed['id']}"))[0], 204)
+        await revoke(first, "missed")
+        return sessions[0]
+
+    async def all_of_it():
+        session = await set_up()
+        redis.ask("XTRIM", "tollgate:1:{events}:control", "MAXLEN", "0")
+        await asyncio.to_thread(restore)
+        equal((await closed(session))[:2], (1008, "revoked"))
+
+    asyncio.run(all_of_it())
+    wait_until(lambda: is_admitted(third, "returns"), "the removal is known")
+    equal([is_admitted(node, "returns") for node in nodes], [True] * 3)
+    equal([is_admitted(node, subject) for node in nodes for subject in ("missed", "stays")], [False] * 6)
+
+with suite.check("a node that starts without a state directory knows all revocations"):
+    equal(second.proxy.stop(), 0)
+    second.start()
+    # The kernel accepts connections before the node knows the revocations, and no request is answered until then.
+    equal([is_admitted(second, subject) for subject in ("stays", "missed", "away", "own", "returns")], [False] * 4 + [True])
+
+with suite.check("a server that loses its data gets the revocations again"):
+    before = redis.ask("HLEN", "tollgate:1:{events}:revocations")
+    equal(redis.ask("FLUSHALL"), "OK")
+    took = wait_until(lambda: redis.ask("HLEN", "tollgate:1:{events}:revocations") == before, f"{before} revocations")
+    suite.note(f"{before} revocations were restored {took:.1f} s after FLUSHALL, with "
+               f"{redis.ask('XLEN', 'tollgate:1:{events}:control')} events")
+    second.proxy.stop()
+    second.start()
+    equal(is_admitted(second, "stays"), False)
+    wait_for_nodes(nodes)
+
+with suite.check("a close by subject at one node closes the sessions of all nodes, and no others"):
+    async def close_all():
+        sessions = await connect_all([(node, subject) for subject in ("kicked", "other") for node in nodes])
+        body = {"filter": {"subject": "kicked"}, "code": 4001, "reason": "moved"}
+        status, answer = await ask(second, "POST", "/v1/sessions/close", body)
+        equal((status, answer), (202, {"selected": 1, "nodes": 2}))
+        ends = [await closed(session) for session in sessions[:3]]
+        equal([end[:2] for end in ends], [(4001, "moved")] * 3)
+        equal([await is_open(session) for session in sessions[3:]], [True] * 3)
+        status, page = await ask(first, "GET", "/v1/sessions?scope=cluster&subject=other")
+        equal((status, page["total"], page["missing"], page["cursor"]), (200, 3, [], None))
+        ids = {node["id"] for node in first.nodes()["nodes"]}
+        equal({session["node"] for session in page["sessions"]}, ids)
+        own = next(node["id"] for node in third.nodes()["nodes"] if node["this"])
+        id = next(session["id"] for session in page["sessions"] if session["node"] == own)
+        equal((await ask(first, "DELETE", f"/v1/sessions/{id}?code=4002&reason=gone"))[0], 204)
+        equal((await closed(sessions[5]))[:2], (4002, "gone"))
+        equal((await ask(first, "DELETE", f"/v1/sessions/{id}"))[0], 404)
+        done = harness.run(harness.BINARY, "kick", "--admin", f"unix:{third.socket}", "--subject", "other")
+        equal(done.stdout, "closing 0 sessions of this node, and those of 2 other nodes\n")
+        equal([(await closed(session))[:2] for session in sessions[3:5]], [(1008, "closed by an operator")] * 2)
+
+    asyncio.run(close_all())
+
+with suite.check("a close that is read late spares the sessions that began after it, and a late message is not sent"):
+    async def late():
+        old = await connect(third, "late")
+        cut()
+        for target, body in (("close", {"filter": {"subject": "late"}}), ("send", {"filter": {"subject": "late"}, "text": "late"})):
+            equal((await ask(first, "POST", f"/v1/sessions/{target}", body))[0], 202)
+        new = await connect(third, "late")
+        await asyncio.sleep(11)
+        await asyncio.to_thread(restore)
+        equal((await closed(old))[:2], (1008, "closed by an operator"))
+        equal(await is_open(new), True)
+        equal((await ask(first, "POST", "/v1/sessions/send", {"filter": {"subject": "late"}, "text": "now"}))[0], 202)
+        equal(await asyncio.wait_for(new.recv(), 5), "now")
+        await new.close()
+
+    asyncio.run(late())
+
+with suite.check(f"messages to {SENT_TO} sessions of three nodes arrive exactly once"):
+    async def send():
+        wait_for_nodes(nodes)
+        sessions = await connect_all([(nodes[at % 3], "crowd") for at in range(SENT_TO)])
+        received = [[] for _ in sessions]
+        times = []
+
+        async def receive(at):
+            with contextlib.suppress(websockets.exceptions.ConnectionClosed):
+                async for message in sessions[at]:
+                    received[at].append(message)
+                    times.append(time.monotonic())
+
+        receiving = [asyncio.create_task(receive(at)) for at in range(len(sessions))]
+        begun = time.monotonic()
+        for number, node in enumerate(nodes):
+            body = {"filter": {"subject": "crowd"}, "text": f"message {number}"}
+            status, answer = await ask(node, "POST", "/v1/sessions/send", body)
+            equal((status, answer), (202, {"selected": SENT_TO // 3, "nodes": 2}))
+        body = {"filter": {"subject": "crowd"}, "binary": "AP8K"}
+        equal((await ask(first, "POST", "/v1/sessions/send", body))[0], 202)
+        end = time.monotonic() + 30
+        while len(times) < 4 * SENT_TO and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        last = max(times) - begun
+        # A second copy would follow the first one.
+        await asyncio.sleep(1)
+        expected = sorted(["message 0", "message 1", "message 2", "\0\xff\n"])
+        for messages in received:
+            texts = [message if isinstance(message, str) else message.decode("latin-1") for message in messages]
+            equal(sorted(texts), expected)
+        await asyncio.gather(*(session.close() for session in sessions))
+        await asyncio.gather(*receiving)
+        return last
+
+    last = asyncio.run(send())
+    suite.note(f"4 messages to {SENT_TO} sessions each: the last one arrived {last * 1000:.0f} ms after the first request")
+
+with suite.check("a message that is too large for a cluster is refused"):
+    status, problem = first.ask("POST", "/v1/sessions/send", {"all": True, "text": "x" * (64 * 1024 + 1)})
+    equal((status, problem["detail"]), (413, "a message to the sessions of a cluster may have at most 64 KiB"))
+    equal(first.ask("POST", "/v1/sessions/send", {"all": True, "text": "x" * 64 * 1024})[0], 202)
+
+with suite.check("the list of all nodes has each session once, in order, over pages of any size"):
+    async def list_all():
+        sessions = await connect_all([(nodes[at * 7 // 5 % 3], "listed") for at in range(40)])
+        pages = {}
+        for limit, sort in ((1, "age"), (7, "age"), (7, "-age"), (13, "id"), (1000, "-bytes")):
+            ids, ages, query = [], [], f"scope=cluster&subject=listed&limit={limit}&sort={sort}"
+            target = query
+            while True:
+                status, page = await ask(nodes[limit % 3], "GET", f"/v1/sessions?{target}")
+                equal((status, page["total"], page["missing"]), (200, 40, []))
+                ids += [session["id"] for session in page["sessions"]]
+                ages += [session["started"] for session in page["sessions"]]
+                if page["cursor"] is None:
+                    break
+                target = f"{query}&cursor={page['cursor']}"
+            equal((len(ids), len(set(ids))), (40, 40))
+            if sort.endswith("age"):
+                # Times are shown in seconds.
+                equal(ages, sorted(ages, reverse=sort == "age"))
+            pages[limit, sort] = ids
+        equal(pages[7, "-age"], pages[1, "age"][::-1])
+        begun = time.monotonic()
+        for _ in range(50):
+            await ask(first, "GET", "/v1/sessions?scope=cluster&subject=listed&limit=100")
+        taken = (time.monotonic() - begun) / 50
+        text = harness.run(harness.BINARY, "sessions", "--admin", f"unix:{second.socket}", "--cluster", "--subject", "listed").stdout
+        lines = text.splitlines()
+        equal((lines[0].split()[:3], len(lines)), (["NODE", "ID", "ROUTE"], 41))
+        equal({line.split()[0] for line in lines[1:]}, {node["id"] for node in first.nodes()["nodes"] if node["sessions"] is not None})
+        await asyncio.gather(*(session.close() for session in sessions))
+        return taken
+
+    suite.note(f"a list of 40 sessions of three nodes took {asyncio.run(list_all()) * 1000:.1f} ms")
+    equal(first.ask("GET", "/v1/sessions?scope=all")[0], 400)
+    # The answers expire.
+    time.sleep(0.1)
+    keys = redis.ask("KEYS", "tollgate:1:reply:*")
+    suite.note(f"lists of answers that are left: {len(keys.split())}")
+
+with suite.check("a node that does not answer is named"):
+    cut()
+    status, page = first.ask("GET", "/v1/sessions?scope=cluster")
+    own = next(node["id"] for node in third.nodes()["nodes"] if node["this"])
+    equal((status, page["missing"]), (200, [own]))
+    status, page = third.ask("GET", "/v1/sessions?scope=cluster")
+    equal((status, len(page["missing"])), (200, 2))
+    restore()
+
+with suite.check("entries that are not understood are skipped, and the log says so once"):
+    before = first.lines()
+    for number in range(50):
+        redis.ask("XADD", "tollgate:1:{events}:control", "*", "n", "other", "k", "close", "d", f"not JSON {number}")
+        redis.ask("XADD", "tollgate:1:{events}:sends", "*", "n", "other", "k", "unknown", "d", "{}")
+
+    async def still_works():
+        [session] = await connect_all([(third, "after")])
+        await revoke(first, "after")
+        equal((await closed(session))[:2], (1008, "revoked"))
+
+    asyncio.run(still_works())
+    equal(first.lines() - before <= 6, True)
+
+with suite.check("without its server each node goes on by itself, with few lines in the log, and shares again when it returns"):
+    wait_for_nodes(nodes)
+    before = [node.lines() for node in nodes]
+    redis.process.stop(signal_number=9)
+    for node in nodes:
+        wait_until(lambda node=node: not node.nodes()["server_answers"], "the node finds out")
+
+    async def alone():
+        sessions = await connect_all([(node, "alone") for node in nodes])
+        status, answer = await ask(first, "POST", "/v1/sessions/close", {"filter": {"subject": "alone"}})
+        equal((status, answer), (202, {"selected": 1, "nodes": None}))
+        equal((await closed(sessions[0]))[:2], (1008, "closed by an operator"))
+        equal([await is_open(session) for session in sessions[1:]], [True] * 2)
+        equal((await revoke(second, "alone"))["cluster"], False)
+        equal((await closed(sessions[1]))[:2], (1008, "revoked"))
+        await asyncio.sleep(5)
+        lines = [node.lines() - count for node, count in zip(nodes, before)]
+        suite.note(f"lines in the logs of the nodes while the server was away for some seconds: {lines}")
+        equal(max(lines) <= 8, True)
+        redis.start()
+        begun = time.monotonic()
+        end = await closed(sessions[2], 20)
+        equal(end[:2], (1008, "revoked"))
+        return end[2] - begun
+
+    took = asyncio.run(alone())
+    suite.note(f"a revocation that was made while the server was away reached another node {took:.1f} s after it returned")
+    equal(wait_for_nodes(nodes) < 15, True)
+
+with suite.check("all keys have the prefix, the version and a time to live"):
+    keys = redis.ask("KEYS", "*").split()
+    equal([key for key in keys if not key.startswith("tollgate:1:")], [])
+    equal({key: redis.ask("PTTL", key) for key in keys if int(redis.ask("PTTL", key)) < 0}, {})
+    suite.note("keys: " + " ".join(sorted(key.removeprefix("tollgate:1:") for key in keys)))
+
+suite.finish()

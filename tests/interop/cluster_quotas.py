@@ -1,0 +1,239 @@
+"""Tests that the nodes of a cluster share quotas over Redis: what passes in each second and in total, with one busy node and with
+several, and through deaths, outages and losses of data.
+
+TOLLGATE_CLUSTER=full runs each part for 60 s, and the outage for 30 s.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+
+import websockets.asyncio.client
+import websockets.asyncio.server
+from websockets.exceptions import ConnectionClosed
+
+import harness
+from cluster_setting import CuttableLink, Node, Redis, wait_for_nodes, wait_until
+from harness import Suite, equal
+
+FULL = os.environ.get("TOLLGATE_CLUSTER") == "full"
+SECONDS = 60 if FULL else 8
+OUTAGE_SECONDS = 30 if FULL else 5
+RATE, BURST = 100, 20
+NODES = 3
+SESSIONS = 2  # of the subject at each node
+EXCESS = 1.2  # what shares without a lease may add
+NODE_TIMEOUT = 3
+
+suite = Suite("cluster_quotas")
+harness.many_files()
+directory = harness.work_dir("cluster-quotas")
+secrets = harness.Secrets(directory)
+
+
+class Backend:
+    """A service that notes when the messages of each subject arrive. The subject is in the query."""
+
+    def __init__(self):
+        self.times, ports = {}, []
+        threading.Thread(target=lambda: asyncio.run(self.serve(ports)), daemon=True).start()
+        wait_until(lambda: ports, "the backend")
+        [self.port] = ports
+
+    async def serve(self, ports):
+        async def receive(connection):
+            times = self.times.setdefault(connection.request.path.split("=")[-1], [])
+            with contextlib.suppress(ConnectionClosed):
+                async for _ in connection:
+                    times.append(time.monotonic())
+
+        async with websockets.asyncio.server.serve(receive, "127.0.0.1", 0, ping_interval=None) as server:
+            ports.append(server.sockets[0].getsockname()[1])
+            await asyncio.get_running_loop().create_future()
+
+    def passed(self, subject, begin, end):
+        return sum(begin <= at < end for at in list(self.times.get(subject, [])))
+
+
+backend = Backend()
+limits = {"message_rate": f'"{RATE}/s"', "message_burst": BURST, "rate_key": '"subject"', "on_excess": '"delay"'}
+configuration = "".join([
+    '[server]\nworkers = 1\n', harness.listener(secrets), harness.auth(secrets), harness.upstream("count", backend.port),
+    harness.route("count", "/count", "count", limits, auth='"users"', origins='["https://chat.example.test"]'),
+    harness.route("strict", "/strict", "count", {**limits, "on_excess": '"close"'}, auth='"users"',
+                  origins='["https://chat.example.test"]'),
+])
+redis = Redis(directory)
+link = CuttableLink(redis.port)
+nodes = [Node(number, configuration, directory, redis.port if number < 2 else link.port) for number in range(NODES)]
+
+
+async def connect(node, subject, path="/count"):
+    return await websockets.asyncio.client.connect(
+        node.proxy.url(f"{path}?who={subject}"), ssl=secrets.client_context(), origin="https://chat.example.test", ping_interval=None,
+        additional_headers={"Authorization": f"Bearer {tokens[subject]}"})
+
+
+async def send(connection, pause=0.0):
+    """Sends as fast as the proxy reads, until the connection ends."""
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await connection.send("x" * 2000)
+            await asyncio.sleep(pause)
+
+
+class Hammer:
+    """Sessions of one subject at some nodes that send as fast as they can, in a thread of their own."""
+
+    def __init__(self, subject, at):
+        self.subject, self.at, self.is_ready = subject, at, threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.run()), daemon=True)
+        self.thread.start()
+        self.is_ready.wait(20)
+        self.begun = time.monotonic()
+
+    async def run(self):
+        connections = [await connect(node, self.subject) for node in self.at for _ in range(SESSIONS)]
+        self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
+        sending = [asyncio.create_task(send(connection)) for connection in connections]
+        self.is_ready.set()
+        await self.ended.wait()
+        for connection in connections:
+            connection.transport.abort()
+        await asyncio.wait(sending)
+
+    def stop(self):
+        self.loop.call_soon_threadsafe(self.ended.set)
+        self.thread.join(20)
+
+
+def windows(subject, begin, end):
+    """Returns what passed in each whole second."""
+    return [backend.passed(subject, begin + second, begin + second + 1) for second in range(int(end - begin))]
+
+
+def judge(name, subject, begin, end, least, most=EXCESS, burst=BURST):
+    """Checks what passed of a subject between two times against the quota, and notes it."""
+    seconds = end - begin
+    total, each = backend.passed(subject, begin, end), windows(subject, begin, end)
+    suite.note(f"{name}: {total / seconds / RATE:.3f} of the quota in {seconds:.0f} s; per second {min(each)} to {max(each)}")
+    assert total <= most * RATE * seconds + burst * most + NODES, f"{total} in {seconds:.1f} s"
+    assert total >= least * RATE * seconds, f"{total} in {seconds:.1f} s"
+    assert max(each) <= most * (RATE + burst) + NODES, each
+
+
+def commands():
+    """Returns how many commands of any kind Redis has executed, without those of this suite."""
+    counted = re.findall(r"cmdstat_(\S+?):calls=(\d+)", redis.ask("info", "commandstats"))
+    return sum(int(calls) for name, calls in counted if name not in ("info", "flushall"))
+
+
+tokens = {subject: secrets.token(subject) for subject in ("one", "all", "idle", "strict", "moves", "dies", "away", "lost", "cut")}
+wait_for_nodes(nodes)
+
+with suite.check("sessions within the share that needs no lease cost no command"):
+    async def trickle():
+        connections = [await connect(node, "idle") for node in nodes]
+        before, begun = commands(), time.monotonic()
+        sending = [asyncio.create_task(send(connection, pause=0.25)) for connection in connections]
+        await asyncio.sleep(SECONDS)
+        # The heartbeats of each node, of which each is a script of at most 12 commands.
+        beats = NODES * (SECONDS / (NODE_TIMEOUT / 3) + 2)
+        spent = commands() - before
+        suite.note(f"{len(connections)} sessions with 4 messages/s: {spent} commands in {SECONDS} s, heartbeats only")
+        assert spent <= beats * (12 + 2 * NODES), spent
+        for connection in connections:
+            await connection.close()
+        await asyncio.wait(sending)
+
+    asyncio.run(trickle())
+
+with suite.check("one busy node alone passes at least 80 % of the quota"):
+    hammer = Hammer("one", nodes[:1])
+    time.sleep(SECONDS + 2)
+    judge("one busy node", "one", hammer.begun + 2, hammer.begun + 2 + SECONDS, 0.8)
+    hammer.stop()
+
+with suite.check("three busy nodes together pass the quota, and at most 20 % more"):
+    hammer = Hammer("all", nodes)
+    time.sleep(SECONDS + 2)
+    judge("three busy nodes, with their start", "all", hammer.begun, hammer.begun + 2 + SECONDS, 0.8)
+    judge("three busy nodes", "all", hammer.begun + 2, hammer.begun + 2 + SECONDS, 0.8)
+    hammer.stop()
+
+with suite.check("demand that moves from node to node takes its share with it"):
+    begun = time.monotonic()
+    for turn in range(4):
+        hammer = Hammer("moves", [nodes[turn % NODES]])
+        time.sleep(SECONDS / 4)
+        hammer.stop()
+    judge("demand that moves", "moves", begun, time.monotonic(), 0.4, burst=2 * BURST)
+
+with suite.check("a client within the quota is not closed while its lease is on the way, and one beyond it is closed"):
+    async def strict():
+        connection = await connect(nodes[0], "strict", "/strict")
+        # A burst at once, which is more than the share that needs no lease.
+        for _ in range(BURST):
+            await connection.send("x")
+        await asyncio.sleep(1)
+        assert connection.close_code is None, connection.close_code
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(3 * RATE):
+                await connection.send("x")
+            async with asyncio.timeout(10):
+                await connection.recv()
+        equal(connection.close_code, 1008)
+
+    asyncio.run(strict())
+
+with suite.check("an outage of Redis: each node enforces its part, and nothing is closed"):
+    hammer = Hammer("away", nodes)
+    time.sleep(2)
+    redis.process.popen.send_signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    time.sleep(OUTAGE_SECONDS)
+    end = time.monotonic()
+    redis.process.popen.send_signal(signal.SIGCONT)
+    judge("outage", "away", begin, end, 0.7, most=1.0 + EXCESS - 1.0)
+    wait_until(lambda: all(node.nodes()["server_answers"] for node in nodes), "the server answers")
+    begin = time.monotonic()
+    time.sleep(SECONDS / 2)
+    judge("after the outage", "away", begin, time.monotonic(), 0.5, burst=2 * BURST)
+    hammer.stop()
+
+with suite.check("a loss of all data: leases may exist twice for as long as one is valid"):
+    hammer = Hammer("lost", nodes)
+    time.sleep(2)
+    redis.ask("flushall")
+    begin = time.monotonic()
+    time.sleep(SECONDS)
+    judge("loss of data", "lost", begin, time.monotonic(), 0.7, most=EXCESS + 1.0 * 2 / SECONDS, burst=3 * BURST)
+    hammer.stop()
+    wait_for_nodes(nodes)
+
+with suite.check("a node that is cut off enforces its part, and the others share the rest"):
+    hammer = Hammer("cut", nodes)
+    time.sleep(2)
+    link.cut()
+    begin = time.monotonic()
+    time.sleep(SECONDS)
+    judge("one node of three cut off", "cut", begin, time.monotonic(), 0.7, most=EXCESS + 1 / NODES, burst=2 * BURST)
+    link.restore()
+    wait_until(lambda: nodes[2].nodes()["server_answers"], "the server answers")
+    hammer.stop()
+    wait_for_nodes(nodes)
+
+with suite.check("a node that is killed: the others take over its share"):
+    hammer = Hammer("dies", nodes)
+    time.sleep(2)
+    nodes[2].proxy.popen.kill()
+    begin = time.monotonic()
+    time.sleep(SECONDS)
+    judge("one node of three killed", "dies", begin, time.monotonic(), 0.8, burst=2 * BURST)
+    hammer.stop()
+
+suite.finish()
