@@ -161,23 +161,28 @@ impl SlotRegistry {
     /// Looks at up to `limit` slots after an entry. Returns those that the server does not have under this id of the node,
     /// or has had last `before`. They are registered under it from now on.
     pub fn due(&self, after: Option<&Entry>, limit: usize, node: &Arc<str>, before: Option<Instant>) -> Due {
-        let mut held = lock(&self.held);
+        let mut all = lock(&self.held);
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut due = Due::default();
-        let mut looked = 0_usize;
-        for (entry, held) in held.range_mut((from, Bound::Unbounded)).take(limit) {
+        let (mut looked, mut uncertain) = (0_usize, Vec::new());
+        for (entry, held) in all.range_mut((from, Bound::Unbounded)).take(limit) {
             looked = looked.saturating_add(1);
             due.last = Some(entry.clone());
             let is_known = held.node.as_ref() == Some(node)
                 && held.written.is_some_and(|at| before.is_none_or(|before| at >= before));
             if !held.is_asked && !held.is_lost && !is_known {
                 let earlier = held.node.replace(Arc::clone(node)).filter(|earlier| earlier != node);
+                if let Some(node) = earlier.as_ref().filter(|_| held.written.is_none()) {
+                    uncertain.push(Release { key: entry.1.clone(), node: Arc::clone(node), id: entry.0 });
+                }
                 due.slots.push(DueSlot { entry: entry.clone(), opened: held.opened, earlier });
             }
         }
         if looked < limit {
             due.last = None;
         }
+        drop(all);
+        uncertain.into_iter().for_each(|release| self.push(release, (false, true)));
         due
     }
 

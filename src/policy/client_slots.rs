@@ -140,7 +140,10 @@ fn take(
     let of_subject = limits.on_subject_limit(client.subject.is_some());
     let per_address = limits.sessions_per_address.filter(|_| limits.on_session_limit == treatment);
     let per_subject = limits.sessions_per_subject.filter(|_| of_subject == treatment);
-    let [per_address, per_subject] = [per_address, per_subject].map(|max| max.map(|max| shared.share(max)));
+    // Where the answer counts, the oldest sessions of all processes have made way already.
+    let has_way = treatment == OnSessionLimit::CloseOldest && shared.is_counted();
+    let share = |max| if has_way { NonZeroU32::MAX } else { shared.share(max) };
+    let [per_address, per_subject] = [per_address, per_subject].map(|max| max.map(share));
     let mut taken = TakenSlots::default();
     for (key, id) in shared.replaced {
         match key {

@@ -42,6 +42,11 @@ pub struct SharedSlots {
 }
 
 impl SharedSlots {
+    /// Whether the slots are counted over all processes.
+    pub(super) fn is_counted(&self) -> bool {
+        self.divided.is_none() && !self.claims.is_empty()
+    }
+
     /// Returns the part of a limit that this process may use: all of it, or its share.
     pub(super) fn share(&self, max: NonZeroU32) -> NonZeroU32 {
         let share = |processes: NonZeroU32| NonZeroU32::new(max.get().div_ceil(processes.get()));

@@ -5,6 +5,8 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -150,6 +152,11 @@ class Backend:
         writer.close()
 
 
+def kill(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 class Nodes:
     """Nodes of Tollgate with one backend. `wires` are the ports by which nodes reach the server, by their numbers."""
 
@@ -165,7 +172,7 @@ class Nodes:
             port = (wires or {}).get(number, redis and redis.port)
             self.configs.append("".join([
                 f"[server]\nworkers = 1\nmax_sessions = {sessions}\nmax_handshakes = 4000\nhandshakes_per_address = \"off\"\n",
-                f'[log]\nformat = "text"\nlevel = "info"\n[metrics]\naddress = "127.0.0.1:{self.metrics_ports[number]}"\n',
+                f'[log]\nformat = "text"\nlevel = "info"\n[admin]\naddress = "unix:{directory}/{name}{number}.sock"\n[metrics]\naddress = "127.0.0.1:{self.metrics_ports[number]}"\n',
                 f'[cluster]\nurl = "redis://127.0.0.1:{port}"\nnode_timeout = "{NODE_TIMEOUT}s"\n{cluster}\n' if redis else "",
                 harness.listener(suite_secrets), harness.auth(suite_secrets),
                 harness.upstream("backend", self.backend.port), "max_pending_requests = 4000\n",
@@ -175,7 +182,7 @@ class Nodes:
                               origins='["https://localhost"]'),
                 harness.route("plain", "/plain", "backend"),
             ]))
-        self.directory, self.name = directory, name
+        self.directory, self.name, self.successors = directory, name, {}
         self.nodes = [harness.Proxy(config, directory, f"{name}{number}") for number, config in enumerate(self.configs)]
         if redis:
             until(lambda: all(self.metric(number, "tollgate_cluster_nodes") == count for number in range(count)),
@@ -192,9 +199,36 @@ class Nodes:
                     return float(line.rpartition(" ")[2])
         return None
 
+    def upgrade(self, number):
+        """Replaces the program of a node by another process, and returns the number of sessions that moved to it."""
+        connection = http.client.HTTPConnection("localhost", timeout=SECONDS)
+        with contextlib.closing(connection):
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(SECONDS)
+            connection.sock.connect(f"{self.directory}/{self.name}{number}.sock")
+            connection.request("POST", "/v1/upgrade", json.dumps({}), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+        harness.equal((answer.status, text if answer.status != 200 else b""), (200, b""))
+        report = json.loads(text)
+        self.successors[number] = report["pid"]
+        harness._cleanup.callback(kill, report["pid"])
+        return report["moved"]
+
+    def reload(self, number, old, new):
+        """Changes the configuration of a node, and reads it again."""
+        file, node = self.directory / f"{self.name}{number}.toml", self.nodes[number]
+        before, text = node.output().count("reloaded"), file.read_text()
+        assert old in text, old
+        file.write_text(text.replace(old, new))
+        os.kill(node.pid, signal.SIGHUP)
+        until(lambda: node.output().count("reloaded") > before, "the node has reloaded")
+
     def stop(self):
         for node in self.nodes:
             node.stop(signal_number=signal.SIGKILL)
+        for pid in self.successors.values():
+            kill(pid)
 
     async def open(self, number, path, subject=None):
         """Opens a session on a node. Returns it with its status; a session of another status than 101 is closed."""

@@ -100,6 +100,8 @@ fn slots_are_registered_again_under_another_id() {
     assert_eq!(due(&registry, "2-b"), [1, 2, 3, 4]);
     registry.note_unanswered(&key(2), 5);
     assert_eq!(due(&registry, "2-b"), [5]);
+    // The request under the earlier id may still be on its way.
+    assert_eq!(released(&registry, clock::now() + 2 * LATER), [(5, "1-a".to_owned())]);
     registry.release(&key(1), 2, false);
     assert_eq!(released(&registry, now), [(2, "2-b".to_owned())]);
 }

@@ -180,6 +180,19 @@ fn sessions_that_other_processes_have_replaced_hold_no_slot() {
     let key = leases[1].0.slots[0].key.clone();
     store.lost.lock().unwrap().push((key.clone(), 1));
     assert!(leases[1].1.is_replaced());
+    store.lost.lock().unwrap().clear();
+    // Three sessions hold two slots only if others have made way elsewhere: nobody makes way twice.
+    let mut third = authenticated(&snapshot, 2, |client| client.reserve(SharedSlots::default(), clocks()).unwrap());
+    let mut fourth = authenticated(&snapshot, 3, |client| client.reserve(SharedSlots::default(), clocks()).unwrap());
+    for (id, admission) in [(2, &mut third), (3, &mut fourth)] {
+        let shared = held(&store, &admission.slot_asks(id, &counters));
+        assert_eq!(admission.open_session(&counters, shared, clock::now()), [0_u128; 0]);
+    }
+    // Without an answer the oldest ones make way here.
+    let mut fifth = authenticated(&snapshot, 4, |client| client.reserve(SharedSlots::default(), clocks()).unwrap());
+    assert_eq!(fifth.open_session(&counters, divided(1), clock::now()), [1, 2]);
+    drop((third, fourth, fifth));
+    store.released.lock().unwrap().clear();
     // Another process continues it: its slot here is released later.
     leases[1].1.continue_elsewhere();
     leases.clear();
