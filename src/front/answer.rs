@@ -18,6 +18,7 @@ use super::request_connection::RequestConnection;
 use super::request_context::{Context, PendingRequest, summary};
 use super::response::{self, RejectedRequest};
 use super::route_headers;
+use super::slots;
 use super::snapshot::Snapshot;
 use super::upgrade::{OpenedSession, upgrade};
 use crate::policy::forwarded::Client;
@@ -182,8 +183,13 @@ async fn respond(
     let facts = RequestFacts::of_opening(&opening, headers, client, request_id.0);
     let candidate = policy.begin(&facts)?;
     let pending = PendingRequest::new(context, candidate.route().name(), None);
-    let (authenticated, cookies) = pending.until(authenticate(gateway, clients, candidate)).await?;
-    let admission = authenticated.reserve(clock::both())?;
+    let authenticating = async {
+        let (authenticated, cookies) = authenticate(gateway, clients, candidate).await?;
+        let shared = slots::at_admission(gateway, &authenticated).await?;
+        Ok::<_, RejectedRequest>((authenticated, cookies, shared))
+    };
+    let (authenticated, cookies, shared) = pending.until(authenticating).await?;
+    let admission = authenticated.reserve(shared, clock::both())?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());
     let (mut response, opened) = upgrade(&context, &opening, &facts, admission).await?;

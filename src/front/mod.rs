@@ -18,6 +18,7 @@ mod awaited_share;
 mod accept_header;
 mod route_headers;
 mod response;
+mod slots;
 mod head_rejection;
 mod keys;
 mod body_scanner;
