@@ -340,7 +340,7 @@ impl Authenticated<'_> {
         let count = counts.messages.unwrap_or_default();
         let messages = limits.messages.map(|messages| Arc::new(Limiter::over(count, messages.quota)));
         let expires =
-            self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| expiry(claims, method, now));
+            self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| method.expiry(claims, now));
         let (id, Granted { route, grant, claim_headers, stripped }) = (facts.id, self.grant());
         Ok(Admission {
             id,
@@ -441,12 +441,4 @@ impl Admission {
     pub fn into_lease(self) -> Lease {
         self.lease
     }
-}
-
-/// Returns when the session of a token ends because the token expires: now, if that time has passed. `None` if its
-/// session outlives it, and for a time that no `Instant` can represent.
-pub(super) fn expiry(claims: &Claims, method: &AuthMethod, now: Clocks) -> Option<Expiry> {
-    let (end, code) = method.session_end(claims)?;
-    let at = now.instant.checked_add(end.saturating_sub(now.unix))?;
-    Some(Expiry { at, code })
 }
