@@ -1,12 +1,19 @@
 """Tests each form of server that a cluster may have: TLS with users, a Unix socket, sentinels with a failover, and a Redis Cluster."""
 
+import asyncio
 import os
 import signal
 import time
 
+import websockets.asyncio.client
+import websockets.exceptions
+
 import harness
 from cluster_setting import Node, Redis, wait_for_nodes, wait_until
 from harness import Process, Suite, equal
+
+PASSWORD = "a-password-of-redis"
+RATE = 50
 
 suite = Suite("cluster_servers")
 directory = harness.work_dir("cluster-servers")
@@ -14,10 +21,9 @@ secrets = harness.Secrets(directory)
 backend = harness.echo_backend()
 configuration = "".join(['[server]\nworkers = 1\n', harness.listener(secrets), harness.auth(secrets),
                          harness.upstream("echo", backend),
-                         harness.route("echo", "/echo", "echo", {"message_rate": '"50/s"', "rate_key": '"subject"',
-                                                                 "sessions_per_subject": 2}, auth='"users"',
+                         harness.route("echo", "/echo", "echo", {
+                             "message_rate": f'"{RATE}/s"', "rate_key": '"subject"', "on_excess": '"delay"', "sessions_per_subject": 2}, auth='"users"',
                                        origins='["https://chat.example.test"]')])
-PASSWORD = "a-password-of-redis"
 
 
 def pair(name, cluster):
@@ -30,6 +36,43 @@ def pair(name, cluster):
 def stop(nodes):
     for node in nodes:
         node.proxy.stop()
+
+
+async def connect(node, token):
+    return await websockets.asyncio.client.connect(
+        node.proxy.url("/echo"), ssl=secrets.client_context(), origin="https://chat.example.test", ping_interval=None, proxy=None,
+        additional_headers={"Authorization": f"Bearer {token}"})
+
+
+def exercise(nodes, subject):
+    """Checks that two nodes share slots, a quota, the list of sessions and revocations."""
+    token = secrets.token(subject)
+
+    async def run():
+        sessions = [await connect(node, token) for node in nodes]
+        for node in nodes:
+            try:
+                await connect(node, token)
+            except websockets.exceptions.InvalidStatus as error:
+                equal(error.response.status_code, 429)
+            else:
+                raise AssertionError("a third session was admitted")
+        # More than the share that needs no lease, at both nodes.
+        for number in range(RATE):
+            await asyncio.gather(*(session.send(str(number)) for session in sessions))
+        for session in sessions:
+            async with asyncio.timeout(20):
+                equal([await session.recv() for _ in range(RATE)], [str(number) for number in range(RATE)])
+        status, listed = nodes[0].ask("GET", "/v1/sessions?scope=cluster")
+        equal((status, len(listed["sessions"]), len({row["node"] for row in listed["sessions"]})), (200, 2, 2))
+        status, _ = nodes[0].ask("POST", "/v1/revocations", {"auth": "users", "subject": subject})
+        assert status in (200, 201), status
+        for session in sessions:
+            async with asyncio.timeout(10):
+                await session.wait_closed()
+            equal(session.close_code, 1008)
+
+    asyncio.run(run())
 
 
 def check_online(node):
@@ -52,6 +95,7 @@ with suite.check("a server with TLS and a user that may use only keys with the p
                f'ca = "{secrets.ca}"\n')
     nodes = pair("tls", section)
     check_online(nodes[0])
+    exercise(nodes, "tls")
     stop(nodes)
 
 with suite.check("another password is refused, and the log has no password"):
@@ -68,6 +112,7 @@ with suite.check("a Unix socket"):
     local = Redis(directory, "--port", 0, "--unixsocket", directory / "redis.sock", socket=directory / "redis.sock")
     nodes = pair("unix", f'url = "unix:{directory}/redis.sock"\n')
     check_online(nodes[0])
+    exercise(nodes, "unix")
     stop(nodes)
     local.process.stop()
 
@@ -91,6 +136,7 @@ with suite.check("sentinels: nodes follow the master after its death"):
     listed = ",".join(f"127.0.0.1:{port}" for port in sentinels)
     nodes = pair("sentinel", f'url = "redis+sentinel://{listed}/main"\n')
     check_online(nodes[0])
+    exercise(nodes, "before")
     begun = time.monotonic()
     master.process.popen.send_signal(signal.SIGKILL)
     wait_until(lambda: not nodes[0].nodes()["server_answers"], "the node notices")
@@ -98,6 +144,7 @@ with suite.check("sentinels: nodes follow the master after its death"):
     promoted = time.monotonic() - begun
     wait_for_nodes(nodes)
     suite.note(f"failover: a new master after {promoted:.1f} s, all nodes registered there after {time.monotonic() - begun:.1f} s")
+    exercise(nodes, "after")
     stop(nodes)
     replica.process.stop()
 
@@ -118,6 +165,7 @@ with suite.check("a Redis Cluster of three masters"):
     wait_until(lambda: all("cluster_state:ok" in master.ask("cluster", "info") for master in masters), "the cluster is complete")
     nodes = pair("cluster", f'url = "redis+cluster://{",".join(addresses)}"\n')
     check_online(nodes[0])
+    exercise(nodes, "cluster")
     stop(nodes)
     for master in masters:
         master.process.stop()
