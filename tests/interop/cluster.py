@@ -48,7 +48,7 @@ def free_all(seconds=cluster_nodes.SECONDS):
     try:
         return until(lambda: redis.members() == 0, "no slot is taken", seconds)[1]
     except TimeoutError as error:
-        taken = {key: redis.call("ZRANGE", key, 0, -1) for key in redis.keys("*:slot:*")}
+        taken = {key: redis.call("ZRANGE", key, 0, -1) for key in redis.keys(cluster_nodes.SLOTS)}
         raise TimeoutError(f"{error}: {taken}, {redis.keys()}") from None
 
 
@@ -117,7 +117,7 @@ with suite.check("sessions that come and go never exceed the limit, and leave no
 with suite.check("the keys of slots contain no subject, and end by themselves"):
     async def look_at_keys():
         sessions = await nodes.fill("/both", "ada", (1, 0, 0))
-        keys = redis.keys("*:slot:*")
+        keys = redis.keys(cluster_nodes.SLOTS)
         equal([key.rsplit(":", 1)[0] for key in keys], ["tollgate:1:slot:a:both", "tollgate:1:slot:s"])
         assert not any("ada" in key for key in keys), keys
         for key in keys:
@@ -142,6 +142,7 @@ with suite.check("a refused session of one limit holds no slot of the other one"
 
 async def cut_off():
     """Cuts node 2 off for longer than `node_timeout`."""
+    await asyncio.to_thread(nodes.meet)
     sessions = await nodes.fill("/subject", "ada", (10, 20, 20))
     equal((await nodes.open(0, "/subject", "ada")).status, 429)
     wire.is_cut = True
@@ -188,6 +189,7 @@ with suite.check("FLUSHALL closes nothing, and the counts are restored"):
 
 async def outage():
     """Stops the server for `OUTAGE` seconds, in which sessions open and close."""
+    await asyncio.to_thread(nodes.meet)
     sessions = await nodes.fill("/subject", "ada", (10, 10, 10))
     done, waits, statuses, begun = redis.pause(OUTAGE), [], [], time.monotonic()
     while time.monotonic() < begun + OUTAGE - 1:
@@ -197,7 +199,7 @@ async def outage():
         sessions += [session] if session.status == 101 else []
         await asyncio.sleep(0.02)
     equal([await session.is_open() for session in sessions], [True] * len(sessions))
-    close_all(gone := sessions[:5])
+    close_all(sessions[:5])
     del sessions[:5]
     await asyncio.to_thread(done)
     _, back = await asyncio.to_thread(until, lambda: redis.members() == len(sessions), "the slots are those of the sessions")
@@ -216,8 +218,9 @@ with suite.check(f"while the server stands still for {OUTAGE} s, each node enfor
     at_most(statuses.count(503), 3 * 3, "upgrades that were refused before the server was taken for away")
     at_most(max(waits), 2 * TIMEOUT, "seconds that an upgrade took")
     at_most(late, 3 * (3 + 1), "upgrades that waited")
-    suite.note(f"an outage of {OUTAGE} s: {len(waits)} upgrades, of which {late} waited and {statuses.count(503)} got a 503, {max(waits) * 1000:.0f} ms at most; "
-               f"{30 + opened} sessions with a limit of {LIMIT}; the slots were right {back:.2f} s after its end")
+    suite.note(f"an outage of {OUTAGE} s: {len(waits)} upgrades, of which {late} waited and {statuses.count(503)} got a 503, "
+               f"{max(waits) * 1000:.0f} ms at most; {30 + opened} sessions with a limit of {LIMIT}; the slots were right "
+               f"{back:.2f} s after its end")
     free_all()
 
 with suite.check("with on_outage = \"refuse\" new sessions get a 503 with Retry-After while the server is away"):
