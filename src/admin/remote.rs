@@ -1,7 +1,10 @@
 //! Executes here what the APIs of other nodes of the cluster were asked for. The operations are input from outside: each
 //! is checked as a request is.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
 
 use super::filter::{Filter, Selection};
 use super::listing::{Question, for_node};
@@ -11,7 +14,9 @@ use super::shared::{CloseOperation, SendOperation};
 use crate::cluster::event::{Operation, OperationKind};
 use crate::cluster::events::RemoteOperation;
 use crate::cluster::handle::Cluster;
+use crate::front::shared_refresh;
 use crate::runtime::clock;
+use crate::runtime::tasks::Tasks;
 use crate::server::control::Control;
 use crate::telemetry::request::RequestId;
 use crate::ws::frame::Message;
@@ -19,9 +24,13 @@ use crate::ws::frame::Message;
 /// The interval between two lines about operations that are not executed.
 const LOGGED: Duration = Duration::from_mins(1);
 
+/// The maximum number of fresh tokens in progress.
+const RENEWALS_MAX: usize = 64;
+
 /// Executes operations until the process ends.
 pub(super) async fn serve(control: &Control, cluster: &Cluster) {
     let mut operations = cluster.events.operations();
+    let (tasks, permits) = (Tasks::default(), Arc::new(Semaphore::new(RENEWALS_MAX)));
     let mut logged: Option<Instant> = None;
     while let Some(RemoteOperation { published, operation }) = operations.recv().await {
         let Operation { kind, text, payload } = operation;
@@ -29,7 +38,10 @@ pub(super) async fn serve(control: &Control, cluster: &Cluster) {
             OperationKind::Close => close(control, published, &text).await,
             OperationKind::Send => send(control, published, &text, payload).await,
             OperationKind::Question => answer(control, cluster, &text, &payload).await,
-            OperationKind::Renew => Ok(()),
+            OperationKind::Renew => {
+                renew(control, cluster, (&tasks, &permits), &text, &payload);
+                Ok(())
+            }
         };
         let (Err(problem), now) = (executed, clock::now()) else { continue };
         if logged.is_none_or(|at| now.saturating_duration_since(at) >= LOGGED) {
@@ -75,6 +87,29 @@ async fn answer(control: &Control, cluster: &Cluster, text: &str, question: &[u8
         tracing::debug!("a question of another node is not answered: the cluster's server does not take the answer");
     }
     Ok(())
+}
+
+/// Renews sessions with a fresh token. Keys may have to be fetched first, which later operations do not wait for.
+fn renew(
+    control: &Control,
+    cluster: &Cluster,
+    (tasks, permits): (&Tasks, &Arc<Semaphore>),
+    text: &str,
+    payload: &[u8],
+) {
+    let Some(shared) = cluster.open_renewal(text, payload) else {
+        return tracing::debug!("a fresh token of another node cannot be opened: its secret_file differs");
+    };
+    let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
+        return tracing::debug!("too many fresh tokens of other nodes are in progress");
+    };
+    let gateway = Arc::clone(control.gateway());
+    tasks.start(async move {
+        let renewed = shared_refresh::renew(&gateway, &shared).await;
+        let (route, auth) = (&shared.route, &shared.auth);
+        tracing::debug!(route, auth, ?renewed, "token refreshed by another node");
+        drop(permit);
+    });
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {

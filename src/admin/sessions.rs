@@ -50,7 +50,8 @@ pub(super) struct ListQuery {
     scope: Option<String>,
 }
 
-/// Lists sessions, the newest first unless `sort` is given.
+/// Lists sessions, the newest first unless `sort` is given. With `scope=cluster` the lists of the other nodes pass through
+/// the server of the cluster, where they expire within 10 seconds.
 #[utoipa::path(
     get,
     path = "/v1/sessions",

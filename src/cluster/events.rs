@@ -122,7 +122,8 @@ impl Events {
     }
 
     /// Tells the other nodes of a change of the revocations that was made here at `made`. `end` is the end of the
-    /// revocation. Returns whether the server has it; otherwise it gets it later. `None`: revocations are not shared.
+    /// revocation. Returns whether the server has it; otherwise it gets it later, unless its set is full. `None`:
+    /// revocations are not shared.
     pub async fn share_revocation(&self, link: &Link, change: Change, made: Duration, end: Duration) -> Option<bool> {
         if !self.config.share.revocations {
             return None;

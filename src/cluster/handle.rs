@@ -9,6 +9,7 @@ use super::keys::Keys;
 use super::leases::LeaseExchange;
 use super::link::Link;
 use super::nodes::{NodeFacts, Nodes};
+use super::seal::Seal;
 use super::slot_registry::SlotRegistry;
 use super::slots::{Slots, Taken};
 use crate::config::ClusterConfig;
@@ -34,6 +35,8 @@ pub struct Cluster {
     pub slots: Slots,
     /// What nodes tell each other.
     pub events: Events,
+    /// Seals tokens, if there is a secret.
+    pub(super) seal: Option<Seal>,
     /// The leases of quotas, if nodes share quotas.
     pub leases: Option<LeaseExchange>,
 }
@@ -49,6 +52,7 @@ impl Cluster {
             nodes: Nodes::new(Arc::clone(config), keys.clone()),
             slots: Slots::new(Arc::clone(config), keys.clone(), Arc::clone(slots)),
             events: Events::new(Arc::clone(config), &keys),
+            seal: config.secret.as_ref().and_then(|secret| Seal::new(secret)),
             leases: leases.map(|leases| LeaseExchange::new(keys.clone(), Arc::clone(leases))),
             keys,
         }

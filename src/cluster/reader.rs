@@ -101,12 +101,11 @@ impl Events {
         }
         self.take_unsent(reader, true, now);
         loop {
-            if self.config.share.revocations {
-                self.keep_complete(reader, &mut connection, store).await?;
-            }
-            let now = clock::now();
-            let due = reader.load_at.map_or(WAIT, |at| at.saturating_duration_since(now));
-            let wait = if reader.backlog.is_empty() { due.min(WAIT) } else { Duration::ZERO };
+            let wait = if self.config.share.revocations {
+                self.keep_complete(reader, &mut connection, store).await?
+            } else {
+                WAIT
+            };
             let entries = reader.positions.read(&self.streams, &mut connection, wait).await?;
             if !entries.is_empty() {
                 self.execute(reader, entries, &mut connection, store).await?;
@@ -175,13 +174,13 @@ impl Events {
     }
 
     /// Sends changes that the server lacks, and loads the set if this node may have missed changes, or the server may
-    /// have lost them.
+    /// have lost them. Returns how long nothing of this is due.
     async fn keep_complete(
         &self,
         reader: &mut Reader,
         connection: &mut Connection,
         store: &Revocations,
-    ) -> RedisResult<()> {
+    ) -> RedisResult<Duration> {
         let now = clock::now();
         if reader.check_at.is_none_or(|at| at <= now) {
             let new = format!("{}-{:016x}", self.instance, u64::from_be_bytes(random()));
@@ -213,7 +212,9 @@ impl Events {
             commands.query_async::<()>(connection).await?;
             reader.has_load = false;
         }
-        Ok(())
+        let now = clock::now();
+        let due = reader.load_at.map_or(WAIT, |at| at.saturating_duration_since(now));
+        Ok(if reader.backlog.is_empty() { due.min(WAIT) } else { Duration::ZERO })
     }
 
     /// Makes the changes that this node lacks, and queues those that the server lacks.

@@ -27,7 +27,7 @@ use crate::telemetry::request::RequestId;
 use crate::ws::handshake::PROTOCOLS_MAX;
 
 /// How long the sessions have to take their new expiry.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A request whose address was charged.
 #[derive(Clone, Copy)]
@@ -40,17 +40,20 @@ pub(super) struct Refresh<'a> {
 }
 
 impl Refresh<'_> {
-    /// Returns the response, or `None` if the path is not the refresh path of a route.
+    /// Returns the response and the route, or `None` if the path is not the refresh path of a route.
     ///
     /// # Errors
     /// If the request is rejected. The rejection has the headers that let a page of the route's origins read it.
-    pub(super) async fn answer(&self, policy: &Policy) -> Result<Option<Response<Full<Bytes>>>, RejectedRequest> {
+    pub(super) async fn answer<'p>(
+        &self,
+        policy: &'p Policy,
+    ) -> Result<Option<(Response<Full<Bytes>>, &'p Arc<Route>)>, RejectedRequest> {
         let Some(route) = self.route(policy) else { return Ok(None) };
         let headers = headers(route, self.request.headers());
         match self.respond(route).await {
             Ok(mut response) => {
                 response.headers_mut().extend(headers);
-                Ok(Some(response))
+                Ok(Some((response, route)))
             }
             Err(rejected) => Err(RejectedRequest { refresh: Some(headers), ..rejected.into() }),
         }
@@ -88,7 +91,11 @@ impl Refresh<'_> {
         let renewed = timeout(PATIENCE, self.gateway.workers.renew(&renewal)).await;
         let renewed = renewed.map_err(|_| reject(Rejection::Full))?;
         self.log(&renewal, renewed);
-        Ok(response(&renewal, renewed))
+        let nodes = match &self.gateway.cluster {
+            Some(cluster) => cluster.share_renewal(route.name(), renewal.auth(), &token.token).await,
+            None => None,
+        };
+        Ok(response(&renewal, renewed, nodes))
     }
 
     fn log(&self, renewal: &Renewal, renewed: usize) {
@@ -107,9 +114,11 @@ impl Refresh<'_> {
     }
 }
 
-fn response(renewal: &Renewal, renewed: usize) -> Response<Full<Bytes>> {
+/// Returns the response. `nodes` is the number of other nodes that renew their sessions of the client, too.
+fn response(renewal: &Renewal, renewed: usize, nodes: Option<usize>) -> Response<Full<Bytes>> {
     let expires = renewal.token_expires().as_secs();
-    let mut response = Response::new(Full::from(format!("{{\"renewed\":{renewed},\"expires\":{expires}}}\n")));
+    let nodes = nodes.map(|nodes| format!(",\"nodes\":{nodes}")).unwrap_or_default();
+    let mut response = Response::new(Full::from(format!("{{\"renewed\":{renewed},\"expires\":{expires}{nodes}}}\n")));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));

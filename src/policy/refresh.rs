@@ -155,6 +155,15 @@ impl<'a> RefreshToken<'a> {
         Ok(found)
     }
 
+    /// Takes a token that another node has found in a request for this route and section; `None` if the section of the
+    /// route reads no tokens.
+    pub fn of_node(route: &Route, auth: &str, token: &'a str) -> Option<Self> {
+        let method = route.auth.named(auth)?;
+        let AuthKind::Token(verifier) = &method.kind else { return None };
+        let (method, verifier) = (Arc::clone(method), Arc::clone(verifier));
+        Some(Self { method, verifier, token: token.into(), is_cookie: false })
+    }
+
     /// Returns the rejection of the request by the section of the token.
     pub fn reject(&self, route: &Route, rejection: Rejection) -> Rejected {
         let (route, auth) = (Some(Arc::clone(route.name())), Some(Arc::clone(&self.method.name)));

@@ -5,7 +5,10 @@ TOLLGATE_CLUSTER=full measures 200 revocations, and sends to 3,000 sessions.
 
 import asyncio
 import contextlib
+import http.client
+import json
 import os
+import re
 import statistics
 import threading
 import time
@@ -48,12 +51,18 @@ while not ports:
 configuration = "".join([
     '[server]\nworkers = 2\nmax_sessions = 2000\nmax_handshakes = 2048\nhandshakes_per_address = "off"\n',
     '[log]\nsession_start = "trace"\n', harness.listener(secrets), harness.auth(secrets),
-    harness.upstream("hold", ports[0]), harness.route("hold", "/hold", "hold", auth='"users"', origins='["https://chat.example.test"]'),
+    harness.upstream("hold", ports[0]), harness.route("hold", "/hold", "hold", auth='"users"', origins='["https://chat.example.test"]',
+                  refresh_path='"/refresh"'),
 ])
+
+secret = directory / "cluster-secret"
+secret.write_text("5ec" * 22)
+secret.chmod(0o600)
 
 redis = Redis(directory)
 link = CuttableLink(redis.port)
-nodes = [Node(number, configuration, directory, redis.port if number < 2 else link.port) for number in range(3)]
+nodes = [Node(number, configuration, directory, redis.port if number < 2 else link.port,
+              f'secret_file = "{secret}"\n') for number in range(3)]
 first, second, third = nodes
 tokens = {}
 
@@ -255,6 +264,30 @@ with suite.check("a close by subject at one node closes the sessions of all node
 
     asyncio.run(close_all())
 
+with suite.check("a fresh token at one node renews the sessions of its client on all nodes, and the server never has the token"):
+    async def refresh():
+        soon = int(time.time()) + 4
+        tokens["renewed"] = secrets.foreign_token(sub="renewed", exp=soon)
+        tokens["expires"] = secrets.foreign_token(sub="expires", exp=soon)
+        sessions = await connect_all([(node, subject) for subject in ("renewed", "expires") for node in nodes])
+        fresh = secrets.foreign_token(sub="renewed", exp=soon + 600)
+
+        def post():
+            connection = http.client.HTTPSConnection("localhost", second.proxy.port, context=secrets.client_context(), timeout=30)
+            connection.request("POST", "/refresh", headers={"Authorization": f"Bearer {fresh}"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+        equal(await asyncio.to_thread(post), (200, {"renewed": 1, "expires": soon + 600, "nodes": 2}))
+        equal([(await closed(session))[0] for session in sessions[3:]], [1008] * 3)
+        await asyncio.sleep(1)
+        equal([await is_open(session) for session in sessions[:3]], [True] * 3)
+        await asyncio.gather(*(session.close() for session in sessions[:3]))
+        entries = harness.run("redis-cli", "-p", redis.port, "--no-raw", "XRANGE", "tollgate:1:{events}:control", "-", "+").stdout
+        equal(("renew" in entries, fresh in entries), (True, False))
+
+    asyncio.run(refresh())
+
 with suite.check("a close that is read late spares the sessions that began after it, and a late message is not sent"):
     async def late():
         old = await connect(third, "late")
@@ -354,6 +387,26 @@ with suite.check("the list of all nodes has each session once, in order, over pa
     keys = redis.ask("KEYS", "tollgate:1:reply:*")
     suite.note(f"lists of answers that are left: {len(keys.split())}")
 
+with suite.check("an idle cluster costs few commands, also where only sessions are shared"):
+    def commands(seconds):
+        """Returns the number of each command in this time."""
+        redis.ask("CONFIG", "RESETSTAT")
+        time.sleep(seconds)
+        found = re.findall(r"cmdstat_([a-z|_]+):calls=(\d+)", redis.ask("INFO", "commandstats"))
+        return {name: int(calls) for name, calls in found if name not in ("info", "config|resetstat")}
+
+    def readings(counts):
+        return counts.get("xread", 0)
+
+    idle = commands(10)
+    suite.note(f"commands of three idle nodes in 10 s, with those within scripts: {idle}")
+    equal(readings(idle) <= 9, True)
+    fourth = Node(4, configuration, directory, redis.port, f'share = ["sessions"]\nprefix = "other:"\n')
+    wait_until(lambda: fourth.nodes()["server_answers"], "the server answers")
+    equal(readings(commands(10)) <= 12, True)
+    equal(fourth.ask("POST", "/v1/revocations", {"jti": "x"})[1]["cluster"], None)
+    fourth.proxy.stop()
+
 with suite.check("a node that does not answer is named"):
     cut()
     status, page = first.ask("GET", "/v1/sessions?scope=cluster")
@@ -408,7 +461,7 @@ with suite.check("without its server each node goes on by itself, with few lines
 
 with suite.check("all keys have the prefix, the version and a time to live"):
     keys = redis.ask("KEYS", "*").split()
-    equal([key for key in keys if not key.startswith("tollgate:1:")], [])
+    equal([key for key in keys if not key.startswith(("tollgate:1:", "other:1:"))], [])
     equal({key: redis.ask("PTTL", key) for key in keys if int(redis.ask("PTTL", key)) < 0}, {})
     suite.note("keys: " + " ".join(sorted(key.removeprefix("tollgate:1:") for key in keys)))
 
