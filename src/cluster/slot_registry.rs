@@ -182,7 +182,9 @@ impl SlotRegistry {
             due.last = None;
         }
         drop(all);
-        uncertain.into_iter().for_each(|release| self.push(release, (false, true)));
+        for release in uncertain {
+            self.push(release, (false, true));
+        }
         due
     }
 

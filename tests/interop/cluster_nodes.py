@@ -250,6 +250,18 @@ class Nodes:
             session.close()
         return session
 
+    async def settled(self, number, path, subject=None):
+        """As `open`, and again if an answer of the cluster's server was late: it is, where other programs need the processors."""
+        for _ in range(20):
+            session = await self.open(number, path, subject)
+            if session.status != 503:
+                break
+        return session
+
+    async def statuses(self, path, subject=None):
+        """Opens a session on each node, and returns their statuses."""
+        return [(await self.settled(number, path, subject)).status for number in range(len(self.nodes))]
+
     def run(self, steps):
         """Runs the steps of a check. At their end no session is open."""
         async def run():
@@ -271,7 +283,7 @@ class Nodes:
         """Opens sessions, `counts[n]` on node n. All of them are accepted."""
         opened = []
         for number, count in enumerate(counts):
-            opened += [await self.open(number, path, subject) for _ in range(count)]
+            opened += [await self.settled(number, path, subject) for _ in range(count)]
         harness.equal({session.status for session in opened}, {101})
         return opened
 
