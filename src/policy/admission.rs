@@ -317,7 +317,6 @@ impl Authenticated<'_> {
     }
 
     /// Takes the slot of the session, and those of its address and of its subject if these reject further sessions.
-    /// `shared` are those that other processes count, too: the answer to [`Authenticated::slot_asks`].
     ///
     /// # Errors
     /// If one of these limits is reached. No slot is taken then.
@@ -375,9 +374,8 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Takes the slots of a session whose upstream has accepted it, where it takes over those of the oldest sessions of
-    /// its address or subject. Returns the ids of these, which have to be closed. To be called once, before the 101, with
-    /// the answer to [`Admission::slot_asks`].
+    /// Takes the slots of a session whose upstream has accepted it, and those of the oldest sessions of its address or
+    /// subject. Returns the ids of these, to be closed. To be called once, before the 101, with what was answered.
     pub fn open_session(&mut self, counters: &Counters, shared: SharedSlots, now: Instant) -> Vec<SessionId> {
         let client = self.grant.limited_client(self.route.name());
         let holder = Holder { id: self.id, opened: now };

@@ -9,7 +9,7 @@ use super::shared_slots::{SlotAsk, SlotAsks, asks};
 use super::slot_store::SlotKey;
 
 impl Authenticated<'_> {
-    /// Returns the slots to be asked for before [`Authenticated::reserve`].
+    /// Returns the slots to be asked for before [`Authenticated::reserve`], which takes the answer.
     ///
     /// # Errors
     /// If the sessions of this process alone reach a limit, so that nobody has to be asked.
@@ -47,7 +47,8 @@ impl Authenticated<'_> {
 }
 
 impl Admission {
-    /// Returns the slots to be asked for before [`Admission::open_session`]. `id` is that of the session.
+    /// Returns the slots to be asked for before [`Admission::open_session`], which takes the answer. `id` is that of the
+    /// session.
     pub fn slot_asks(&self, id: SessionId, counters: &Counters) -> SlotAsks {
         let client = self.grant().limited_client(self.route().name());
         asks(counters, &self.route().config.limits, &client, (id, OnSessionLimit::CloseOldest))

@@ -48,7 +48,7 @@ def free_all(seconds=cluster_nodes.SECONDS):
     try:
         return until(lambda: redis.members() == 0, "no slot is taken", seconds)[1]
     except TimeoutError as error:
-        taken = {key: redis.call("ZRANGE", key, 0, -1) for key in redis.keys("*:slot:*")}
+        taken = {key: redis.call("ZRANGE", key, 0, -1) for key in redis.keys(cluster_nodes.SLOTS)}
         raise TimeoutError(f"{error}: {taken}, {redis.keys()}") from None
 
 
@@ -117,7 +117,7 @@ with suite.check("sessions that come and go never exceed the limit, and leave no
 with suite.check("the keys of slots contain no subject, and end by themselves"):
     async def look_at_keys():
         sessions = await nodes.fill("/both", "ada", (1, 0, 0))
-        keys = redis.keys("*:slot:*")
+        keys = redis.keys(cluster_nodes.SLOTS)
         equal([key.rsplit(":", 1)[0] for key in keys], ["tollgate:1:slot:a:both", "tollgate:1:slot:s"])
         assert not any("ada" in key for key in keys), keys
         for key in keys:
@@ -130,8 +130,8 @@ with suite.check("the keys of slots contain no subject, and end by themselves"):
 with suite.check("a refused session of one limit holds no slot of the other one"):
     async def refuse():
         sessions = await nodes.fill("/both", "ada", (20, 20, 10))
-        refused = [(await nodes.open(number, "/both", "ada")).status for number in (0, 1, 2)]
-        other = await nodes.open(1, "/both", "bob")  # the limit of the address
+        refused = await nodes.statuses("/both", "ada")
+        other = await nodes.settled(1, "/both", "bob")  # the limit of the address
         equal((refused, other.status), ([429] * 3, 429))
         await asyncio.to_thread(until, lambda: redis.members() == 2 * LIMIT, "only the sessions have slots")
         close_all(sessions)
@@ -142,24 +142,25 @@ with suite.check("a refused session of one limit holds no slot of the other one"
 
 async def cut_off():
     """Cuts node 2 off for longer than `node_timeout`."""
+    await asyncio.to_thread(nodes.meet)
     sessions = await nodes.fill("/subject", "ada", (10, 20, 20))
-    equal((await nodes.open(0, "/subject", "ada")).status, 429)
+    equal((await nodes.settled(0, "/subject", "ada")).status, 429)
     wire.is_cut = True
     begun, more = time.monotonic(), []
     while not more:
-        session = await nodes.open(0, "/subject", "ada")
+        session = await nodes.settled(0, "/subject", "ada")
         more += [session] if session.status == 101 else []
         await asyncio.sleep(0.05)
     free = time.monotonic() - begun
     at_most(free, DEATH_SEEN, "seconds until the slots are free")
     more += await nodes.fill("/subject", "ada", (19,))
     # The node that is cut off enforces its share: a third. It has 20 sessions, so it refuses.
-    equal((await nodes.open(2, "/subject", "ada")).status, 429)
-    equal((await nodes.open(0, "/subject", "ada")).status, 429)
+    equal((await nodes.settled(2, "/subject", "ada")).status, 429)
+    equal((await nodes.settled(0, "/subject", "ada")).status, 429)
     wire.is_cut = False
     _, back = await asyncio.to_thread(until, lambda: redis.members() == 70, "the node has its slots again")
     equal([await session.is_open() for session in sessions + more], [True] * 70)
-    equal([(await nodes.open(number, "/subject", "ada")).status for number in range(3)], [429] * 3)
+    equal(await nodes.statuses("/subject", "ada"), [429] * 3)
     close_all(sessions + more)
     return free, back
 
@@ -175,7 +176,7 @@ with suite.check("FLUSHALL closes nothing, and the counts are restored"):
         sessions = await nodes.fill("/subject", "ada", (20, 20, 10))
         redis.call("FLUSHALL")
         _, took = await asyncio.to_thread(until, lambda: redis.members() == LIMIT, "all sessions have slots")
-        equal([(await nodes.open(number, "/subject", "ada")).status for number in range(3)], [429] * 3)
+        equal(await nodes.statuses("/subject", "ada"), [429] * 3)
         equal([await session.is_open() for session in sessions], [True] * LIMIT)
         close_all(sessions)
         return took
@@ -188,6 +189,7 @@ with suite.check("FLUSHALL closes nothing, and the counts are restored"):
 
 async def outage():
     """Stops the server for `OUTAGE` seconds, in which sessions open and close."""
+    await asyncio.to_thread(nodes.meet)
     sessions = await nodes.fill("/subject", "ada", (10, 10, 10))
     done, waits, statuses, begun = redis.pause(OUTAGE), [], [], time.monotonic()
     while time.monotonic() < begun + OUTAGE - 1:
@@ -197,11 +199,11 @@ async def outage():
         sessions += [session] if session.status == 101 else []
         await asyncio.sleep(0.02)
     equal([await session.is_open() for session in sessions], [True] * len(sessions))
-    close_all(gone := sessions[:5])
+    close_all(sessions[:5])
     del sessions[:5]
     await asyncio.to_thread(done)
     _, back = await asyncio.to_thread(until, lambda: redis.members() == len(sessions), "the slots are those of the sessions")
-    after = await nodes.open(0, "/subject", "ada")
+    after = await nodes.settled(0, "/subject", "ada")
     equal(after.status, 429 if len(sessions) >= LIMIT else 101)
     opened = statuses.count(101)
     close_all(sessions + [after])
@@ -216,8 +218,9 @@ with suite.check(f"while the server stands still for {OUTAGE} s, each node enfor
     at_most(statuses.count(503), 3 * 3, "upgrades that were refused before the server was taken for away")
     at_most(max(waits), 2 * TIMEOUT, "seconds that an upgrade took")
     at_most(late, 3 * (3 + 1), "upgrades that waited")
-    suite.note(f"an outage of {OUTAGE} s: {len(waits)} upgrades, of which {late} waited and {statuses.count(503)} got a 503, {max(waits) * 1000:.0f} ms at most; "
-               f"{30 + opened} sessions with a limit of {LIMIT}; the slots were right {back:.2f} s after its end")
+    suite.note(f"an outage of {OUTAGE} s: {len(waits)} upgrades, of which {late} waited and {statuses.count(503)} got a 503, "
+               f"{max(waits) * 1000:.0f} ms at most; {30 + opened} sessions with a limit of {LIMIT}; the slots were right "
+               f"{back:.2f} s after its end")
     free_all()
 
 with suite.check("with on_outage = \"refuse\" new sessions get a 503 with Retry-After while the server is away"):
@@ -234,7 +237,7 @@ with suite.check("with on_outage = \"refuse\" new sessions get a 503 with Retry-
             refused = await some.open(0, "/subject", "ada")
             equal(refused.status, 503)
             assert "\r\nretry-after: " in refused.head.lower(), refused.head
-            equal((await some.open(0, "/plain")).status, 101)
+            equal((await some.settled(0, "/plain")).status, 101)
         equal(await session.is_open(), True)
 
     nodes.run(refuse_all())
@@ -250,15 +253,15 @@ with suite.check("with on_session_limit = \"close_oldest\" the oldest sessions o
         oldest = await closing.fill("/subject", "ada", (1, 1, 1))
         newest, times = [], []
         for number in (1, 2, 0):
-            newest.append(await closing.open(number, "/subject", "ada"))
+            newest.append(await closing.settled(number, "/subject", "ada"))
             begun = time.monotonic()
             equal((newest[-1].status, await oldest[len(times)].close_code()), (101, 1008))
             times.append(time.monotonic() - begun)
         equal([await session.is_open() for session in newest], [True] * 3)
         equal(redis.members("closing:*:slot:*"), 3)
         # Subject and address: the limit of the address closes none while that of the subject makes way.
-        sessions = [await closing.open(index % 3, "/both", f"user-{index % 2}") for index in range(6)]
-        last = await closing.open(0, "/both", "user-0")
+        sessions = [await closing.settled(index % 3, "/both", f"user-{index % 2}") for index in range(6)]
+        last = await closing.settled(0, "/both", "user-0")
         equal((last.status, await sessions[0].close_code()), (101, 1008))
         equal([await session.is_open() for session in sessions[1:]], [True] * 5)
         raced, statuses = await closing.race("/subject", "bob", 300)
@@ -285,24 +288,24 @@ with suite.check("a reload that adds a limit counts the open sessions, and an up
         for number in range(3):
             await asyncio.to_thread(changing.reload, number, limit, limit + "[route.limits]\nsessions_per_address = 8\n")
         await asyncio.to_thread(until, lambda: redis.members(slots) == 10, "the open sessions have slots")
-        equal([(await changing.open(number, "/plain")).status for number in range(3)], [429] * 3)
+        equal(await changing.statuses("/plain"), [429] * 3)
         open_before.pop().close()
         open_before.pop().close()
         await asyncio.to_thread(until, lambda: redis.members(slots) == 8, "two slots are released")
-        equal((await changing.open(1, "/plain")).status, 429)
+        equal((await changing.settled(1, "/plain")).status, 429)
         moved = await asyncio.to_thread(changing.upgrade, 0)
         equal(moved, 4)
         # The sessions that moved are counted twice for a time, and at no time less than once.
         begun, counts = time.monotonic(), set()
         while time.monotonic() < begun + 2:
             counts.add(redis.members(slots))
-            equal((await changing.open(1, "/plain")).status, 429)
+            equal((await changing.settled(1, "/plain")).status, 429)
         equal(counts <= set(range(8, 13)), True)
         equal([await session.is_open() for session in open_before], [True] * 8)
         open_before.pop(0).close()
         begun, newest = time.monotonic(), None
         while newest is None or newest.status != 101:
-            newest = await changing.open(0, "/plain")
+            newest = await changing.settled(0, "/plain")
             at_most(time.monotonic() - begun, DEATH_SEEN, "seconds until the slot that the new process has released is free")
         equal((redis.members(slots), (await changing.open(1, "/plain")).status), (8, 429))
 
@@ -312,7 +315,7 @@ with suite.check("a reload that adds a limit counts the open sessions, and an up
 async def measure(some, path, subject, count):
     times = []
     for index in range(count):
-        session = await some.open(index % len(some.nodes), path, subject)
+        session = await some.settled(index % len(some.nodes), path, subject)
         equal(session.status, 101)
         times.append(session.took)
         session.close()
@@ -344,9 +347,9 @@ with suite.check(f"the memory of {MANY} sessions at the server, and the commands
     async def fill_memory():
         before = int(large.info("memory")["used_memory"])
         sessions = []
-        for start in range(0, MANY, 300):
-            sessions += await asyncio.gather(*(crowd.open(index % 3, "/both", f"user-{index % 100}")
-                                               for index in range(start, start + 300)))
+        for start in range(0, MANY, 100):
+            sessions += await asyncio.gather(*(crowd.settled(index % 3, "/both", f"user-{index % 100}")
+                                               for index in range(start, start + 100)))
         equal({session.status for session in sessions}, {101})
         equal(large.members(), 2 * MANY)
         after = int(large.info("memory")["used_memory"])
@@ -372,7 +375,7 @@ with suite.check("the slots of a node that is killed are free within a bound"):
         free = time.monotonic() - begun
         at_most(free, DEATH_SEEN, "seconds until the slots are free")
         more += await nodes.fill("/subject", "ada", (19,))
-        equal((await nodes.open(1, "/subject", "ada")).status, 429)
+        equal((await nodes.settled(1, "/subject", "ada")).status, 429)
         equal(redis.members(), LIMIT)
         close_all(sessions + more)
         return free

@@ -20,7 +20,7 @@ import harness
 SECONDS = 30
 NODE_TIMEOUT = 3  # the shortest that the configuration accepts
 TIMEOUT = 0.2
-HEAD_MAX = 16_384
+SLOTS = "tollgate:*:slot:*"
 
 
 def until(wanted, what, seconds=SECONDS):
@@ -68,7 +68,7 @@ class Redis(harness.Process):
     def keys(self, pattern="*"):
         return sorted(self.call("KEYS", pattern))
 
-    def members(self, pattern="*:slot:*"):
+    def members(self, pattern=SLOTS):
         """Returns the number of members of all slots that match."""
         return sum(self.call("ZCARD", key) for key in self.keys(pattern))
 
@@ -185,8 +185,12 @@ class Nodes:
         self.directory, self.name, self.successors = directory, name, {}
         self.nodes = [harness.Proxy(config, directory, f"{name}{number}") for number, config in enumerate(self.configs)]
         if redis:
-            until(lambda: all(self.metric(number, "tollgate_cluster_nodes") == count for number in range(count)),
-                  f"{count} nodes know each other")
+            self.meet()
+
+    def meet(self):
+        """Waits until all nodes know each other."""
+        until(lambda: all(self.metric(number, "tollgate_cluster_nodes") == len(self.nodes) for number in range(len(self.nodes))),
+              "the nodes know each other")
 
     def metric(self, number, name):
         """Returns the value of a metric of one node; `None` if it has none, or does not listen yet."""
@@ -246,6 +250,18 @@ class Nodes:
             session.close()
         return session
 
+    async def settled(self, number, path, subject=None):
+        """As `open`, and again if an answer of the cluster's server was late: it is, where other programs need the processors."""
+        for _ in range(20):
+            session = await self.open(number, path, subject)
+            if session.status != 503:
+                break
+        return session
+
+    async def statuses(self, path, subject=None):
+        """Opens a session on each node, and returns their statuses."""
+        return [(await self.settled(number, path, subject)).status for number in range(len(self.nodes))]
+
     def run(self, steps):
         """Runs the steps of a check. At their end no session is open."""
         async def run():
@@ -267,7 +283,7 @@ class Nodes:
         """Opens sessions, `counts[n]` on node n. All of them are accepted."""
         opened = []
         for number, count in enumerate(counts):
-            opened += [await self.open(number, path, subject) for _ in range(count)]
+            opened += [await self.settled(number, path, subject) for _ in range(count)]
         harness.equal({session.status for session in opened}, {101})
         return opened
 
