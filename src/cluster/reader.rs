@@ -56,7 +56,8 @@ impl Events {
     /// Reads the events of other nodes, and sends changes that the server lacks. `store` has the revocations of this
     /// node. Never returns.
     pub async fn run(&self, link: &Link, store: &Revocations) {
-        if !self.config.share.revocations && !self.config.share.sessions {
+        let share = self.config.share;
+        if !share.revocations && !share.sessions && !share.slots {
             return std::future::pending().await;
         }
         let (mut reader, mut connector, mut pause, mut failures) = (Reader::default(), None, PAUSE_MIN, 0_u32);
@@ -65,7 +66,7 @@ impl Events {
             // The sender lives as long as the link.
             let _ = changes.wait_for(|state| is_up(*state)).await;
             let began = clock::now();
-            let Err(error) = self.follow(&mut connector, &mut reader, store).await;
+            let Err(error) = self.follow(&mut connector, &mut reader, store, link).await;
             if clock::now().saturating_duration_since(began) > WAIT {
                 (pause, failures) = (PAUSE_MIN, 0);
             }
@@ -80,12 +81,13 @@ impl Events {
         }
     }
 
-    /// Reads on a connection until it fails.
+    /// Reads on a connection until it fails, or other commands find the server away: another one may have taken over.
     async fn follow(
         &self,
         connector: &mut Option<Connector>,
         reader: &mut Reader,
         store: &Revocations,
+        link: &Link,
     ) -> Result<std::convert::Infallible, RedisError> {
         let connector = match connector {
             Some(connector) => connector,
@@ -100,13 +102,20 @@ impl Events {
             reader.load_at = Some(now);
         }
         self.take_unsent(reader, true, now);
+        let mut changes = link.changes();
         loop {
             let wait = if self.config.share.revocations {
                 self.keep_complete(reader, &mut connection, store).await?
             } else {
                 WAIT
             };
-            let entries = reader.positions.read(&self.streams, &mut connection, wait).await?;
+            // A read that is cancelled is repeated.
+            let entries = tokio::select! {
+                entries = reader.positions.read(&self.streams, &mut connection, wait) => entries?,
+                _ = changes.wait_for(|state| !is_up(*state)) => {
+                    return Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into());
+                }
+            };
             if !entries.is_empty() {
                 self.execute(reader, entries, &mut connection, store).await?;
             }
