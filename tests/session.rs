@@ -4,6 +4,8 @@
 
 #[path = "session/commands.rs"]
 mod commands;
+#[path = "session/leases.rs"]
+mod leases;
 #[path = "session/limits.rs"]
 mod limits;
 mod harness;

@@ -5,6 +5,7 @@
 mod folder;
 pub mod schedule;
 pub mod challenge;
+pub mod refusal;
 pub mod held;
 mod transport;
 mod account;
@@ -12,3 +13,4 @@ pub mod order;
 
 pub use self::challenge::{ChallengeKind, Challenges};
 pub use self::held::{Held, HeldSections};
+pub use self::refusal::Refusal;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
@@ -124,6 +125,28 @@ pub async fn check(config: &ClusterConfig) -> RedisResult<()> {
     let mut connection = Connector::new(config)?.connect(config.timeout.max(CONNECT_MIN), Some(config.timeout)).await?;
     let script = Script::new("return redis.call('SET', KEYS[1], '1', 'PX', 1)");
     script.key(Keys::new(&config.prefix).named("check")).invoke_async(&mut connection).await
+}
+
+impl Connection {
+    /// Runs commands in one round trip, each of which uses one key: the keys may be on several servers.
+    ///
+    /// # Errors
+    /// The first error. Other commands may have been run then.
+    pub async fn each(self, commands: &[Cmd]) -> RedisResult<()> {
+        match self {
+            Self::Single(mut connection) => {
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                for command in commands {
+                    pipeline.add_command(command.clone()).ignore();
+                }
+                pipeline.query_async(&mut connection).await
+            }
+            Self::Cluster(connection) => {
+                let run = async |command: &Cmd| command.query_async::<()>(&mut connection.clone()).await;
+                try_join_all(commands.iter().map(run)).await.map(drop)
+            }
+        }
+    }
 }
 
 impl ConnectionLike for Connection {

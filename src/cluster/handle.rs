@@ -10,10 +10,13 @@ use super::leases::LeaseExchange;
 use super::link::Link;
 use super::nodes::{NodeFacts, Nodes};
 use super::seal::Seal;
+use super::slot_registry::SlotRegistry;
+use super::slots::{Slots, Taken};
 use crate::config::ClusterConfig;
 use crate::policy::lease::share::Leases;
 use crate::policy::revocation::Revocations;
 use crate::policy::revocation::journal::Change;
+use crate::policy::shared_slots::SlotAsks;
 use crate::runtime::clock;
 use crate::telemetry::request::RequestId;
 
@@ -28,6 +31,8 @@ pub struct Cluster {
     pub nodes: Nodes,
     /// The names of the keys at the server.
     pub keys: Keys,
+    /// The slots that the nodes count together.
+    pub slots: Slots,
     /// What nodes tell each other.
     pub events: Events,
     /// Seals tokens, if there is a secret.
@@ -37,14 +42,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Creates the parts. `leases` are those of the counters of the process, if nodes share quotas. Nothing is sent before
-    /// [`Cluster::run`].
-    pub fn new(config: &Arc<ClusterConfig>, leases: Option<&Arc<Leases>>) -> Self {
+    /// Creates the parts. `leases` are those of the counters of the process, if nodes share quotas, and `slots` those of its
+    /// sessions. Nothing is sent before [`Cluster::run`].
+    pub fn new(config: &Arc<ClusterConfig>, leases: Option<&Arc<Leases>>, slots: &Arc<SlotRegistry>) -> Self {
         let keys = Keys::new(&config.prefix);
         Self {
             config: Arc::clone(config),
             link: Link::new(Arc::clone(config)),
             nodes: Nodes::new(Arc::clone(config), keys.clone()),
+            slots: Slots::new(Arc::clone(config), keys.clone(), Arc::clone(slots)),
             events: Events::new(Arc::clone(config), &keys),
             seal: config.secret.as_ref().and_then(|secret| Seal::new(secret)),
             leases: leases.map(|leases| LeaseExchange::new(keys.clone(), Arc::clone(leases))),
@@ -58,9 +64,20 @@ impl Cluster {
         tokio::select! {
             () = self.link.run() => {}
             () = self.nodes.run(&self.link, facts) => {}
+            () = self.slots.run(&self.link, &self.nodes), if self.config.share.slots => {}
             () = self.events.run(&self.link, revocations) => {}
             () = self.exchange_leases() => {}
         }
+    }
+
+    /// Whether the server can be asked for slots.
+    pub fn can_take_slots(&self) -> bool {
+        self.slots.can_ask(&self.link, &self.nodes)
+    }
+
+    /// Asks the server for slots, for `cluster.timeout` at most.
+    pub async fn take_slots(&self, asks: &SlotAsks) -> Taken {
+        self.slots.take(&self.link, &self.nodes, asks).await
     }
 
     async fn exchange_leases(&self) {

@@ -17,8 +17,8 @@ for i = 1, #fields, 2 do
   if fields[i] == 't' then
     arrival = tonumber(fields[i + 1])
   else
-    local part = string.gmatch(fields[i + 1], '%d+')
-    local k, e, w, s = tonumber(part()), tonumber(part()), tonumber(part()), tonumber(part())
+    local k, e, w, s = string.match(fields[i + 1], '(%d+):(%d+):(%d+):(%d+)')
+    k, e, w, s = tonumber(k), tonumber(e), tonumber(w), tonumber(s)
     if e <= now then
       dead[#dead + 1] = fields[i]
     elseif fields[i] == node then

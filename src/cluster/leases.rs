@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use redis::Script;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::keys::Keys;
 use super::link::{Link, Unavailable};
@@ -32,7 +32,7 @@ impl LeaseExchange {
 
     /// Asks for leases and returns those that are not used. Never returns.
     pub async fn run(&self, link: &Link, nodes: &Nodes) {
-        let mut ticks = interval_at(Instant::now(), LEASE_TICK);
+        let mut ticks = interval(LEASE_TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answers = FuturesUnordered::new();
         loop {

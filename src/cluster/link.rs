@@ -1,21 +1,22 @@
 //! The connection to the server, and whether the server answers. While it does not, no caller waits for it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::connect::{CONNECT_MIN, Connection, Connector};
 use super::time::random_part;
 use crate::config::ClusterConfig;
+use crate::runtime::clock;
 
 /// The pauses between attempts to connect: each is twice the one before.
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(100);
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// The number of answers in a row that may be late before the connection is given up. Each late answer delays one caller.
+/// The number of answers in a row that may be late before the connection is given up, if they were awaited for longer than
+/// `cluster.timeout` together: one pause of this process makes all answers late that are awaited at that time.
 const LATE_MAX: u32 = 3;
 
 /// The server does not answer, or not in time.
@@ -27,8 +28,8 @@ pub struct Unavailable;
 pub struct Link {
     config: Arc<ClusterConfig>,
     connection: Mutex<Option<Connection>>,
-    /// The number of late answers since the last one in time.
-    late: AtomicU32,
+    /// The number of late answers since the last one in time, and when the first was noticed.
+    late: Mutex<Option<(u32, Instant)>>,
     lost: Notify,
     /// The number of connections that were opened; odd while there is one.
     state: watch::Sender<u64>,
@@ -40,7 +41,7 @@ impl Link {
         Self {
             config,
             connection: Mutex::new(None),
-            late: AtomicU32::new(0),
+            late: Mutex::default(),
             lost: Notify::new(),
             state: watch::Sender::new(0),
         }
@@ -72,6 +73,14 @@ impl Link {
         self.ask(async |mut connection: Connection| commands.query_async(&mut connection).await).await
     }
 
+    /// Runs commands in one round trip, each of which uses one key.
+    ///
+    /// # Errors
+    /// As [`Link::script`]. Some of the commands may have been run then.
+    pub async fn each(&self, commands: &[Cmd]) -> Result<(), Unavailable> {
+        self.ask(async |connection: Connection| connection.each(commands).await).await
+    }
+
     /// Waits for an answer for `cluster.timeout`.
     async fn ask<T>(&self, ask: impl AsyncFnOnce(Connection) -> RedisResult<T>) -> Result<T, Unavailable> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -79,17 +88,25 @@ impl Link {
         let generation = *self.state.borrow();
         match timeout(self.config.timeout, ask(connection)).await {
             Ok(Ok(answer)) => {
-                self.late.store(0, Ordering::Relaxed);
+                *self.late.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 return Ok(answer);
             }
             Ok(Err(error)) if !is_late(&error) => self.note(&error, generation),
             Ok(Err(_)) | Err(_) => {
-                if self.late.fetch_add(1, Ordering::Relaxed).saturating_add(1) >= LATE_MAX {
+                if self.note_late() {
                     self.give_up(generation, &"its answers are late");
                 }
             }
         }
         Err(Unavailable)
+    }
+
+    /// Counts a late answer. Returns whether there are too many.
+    fn note_late(&self) -> bool {
+        let (mut late, now) = (self.late.lock().unwrap_or_else(PoisonError::into_inner), clock::now());
+        let (count, first) = late.get_or_insert((0, now));
+        *count = count.saturating_add(1);
+        *count >= LATE_MAX && now.saturating_duration_since(*first) >= self.config.timeout
     }
 
     /// Gives the connection up if the error is one of the connection or of the role of the server, and logs it otherwise.
@@ -126,7 +143,7 @@ impl Link {
             match self.open(&mut connector).await {
                 Ok(connection) => {
                     *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
-                    self.late.store(0, Ordering::Relaxed);
+                    *self.late.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     self.state.send_modify(|state| *state = state.wrapping_add(1));
                     tracing::info!(server = %self.config.servers, "the cluster's server answers");
                     (pause, is_logged) = (PAUSE_MIN, true);

@@ -1,7 +1,8 @@
 //! State that several nodes share through a Redis or Valkey server. Nothing that a frame needs waits for that server.
 //!
-//! [`connect`] opens connections, [`link`] knows whether the server answers, [`nodes`] keeps the node registered, and
-//! [`events`] tells the nodes of revocations and of operations of the API.
+//! [`connect`] opens connections, [`link`] knows whether the server answers, [`nodes`] keeps the node registered,
+//! [`slots`] counts the sessions of a client on all nodes, and [`events`] tells the nodes of revocations and of operations of
+//! the API.
 
 pub mod connect;
 pub mod directory;
@@ -19,3 +20,5 @@ mod revocation_set;
 mod seal;
 mod stream;
 mod time;
+pub mod slot_registry;
+pub mod slots;

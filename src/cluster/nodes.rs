@@ -76,6 +76,8 @@ pub struct Nodes {
     keys: Keys,
     script: Script,
     view: ArcSwapOption<View>,
+    /// The number of nodes before this one registered itself again, and the number of heartbeats for which it counts.
+    earlier: Mutex<(usize, u32)>,
     /// The number of ids that this node has had.
     registrations: watch::Sender<u64>,
     /// The configurations of other nodes that differ from the own one, as the log has them.
@@ -90,6 +92,7 @@ impl Nodes {
             keys,
             script: Script::new(include_str!("heartbeat.lua")),
             view: ArcSwapOption::empty(),
+            earlier: Mutex::default(),
             registrations: watch::Sender::new(0),
             differing: Mutex::default(),
         }
@@ -105,9 +108,11 @@ impl Nodes {
         self.view().filter(|view| now.saturating_duration_since(view.sent) < self.config.node_timeout)
     }
 
-    /// Returns the last known number of nodes, at least one.
+    /// Returns the last known number of nodes, at least one. When this node has registered itself again, the others may
+    /// have to do so, too, so the number does not fall for some heartbeats.
     pub fn count(&self) -> usize {
-        self.view.load().as_ref().map_or(1, |view| view.nodes.len().max(1))
+        let (earlier, _) = *self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        self.view.load().as_ref().map_or(1, |view| view.nodes.len().max(1)).max(earlier)
     }
 
     /// Returns the changes of the id of this node. With another id it holds nothing at the server.
@@ -144,6 +149,7 @@ impl Nodes {
         let view = View::parse(&answer, sent).ok_or(Unavailable)?;
         self.warn_of_differences(&view, facts);
         let is_new = before.is_none_or(|before| before.id != view.id);
+        self.note_earlier(is_new);
         let (node, nodes) = (Arc::clone(&view.id), view.nodes.len());
         self.view.store(Some(Arc::new(view)));
         if is_new {
@@ -151,6 +157,17 @@ impl Nodes {
             self.registrations.send_modify(|count| *count = count.wrapping_add(1));
         }
         Ok(())
+    }
+
+    /// Keeps the number of nodes as of the heartbeats before this one.
+    fn note_earlier(&self, is_new: bool) {
+        let count = self.count();
+        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        *earlier = match *earlier {
+            _ if is_new => (count, HEARTBEATS),
+            (_, 0) => (0, 0),
+            (count, left) => (count, left.saturating_sub(1)),
+        };
     }
 
     /// Removes this node from the list, so that others do not wait for its death. Nothing of it may be used afterwards.
@@ -179,6 +196,13 @@ impl Nodes {
 }
 
 impl View {
+    /// Returns the time of the server at an instant, in milliseconds.
+    pub fn millis_at(&self, instant: Instant) -> u64 {
+        let (before, after) =
+            (self.sent.saturating_duration_since(instant), instant.saturating_duration_since(self.sent));
+        self.server_millis.saturating_add(millis(after)).saturating_sub(millis(before))
+    }
+
     fn parse(answer: &[Value], sent: Instant) -> Option<Self> {
         let (head, nodes) = answer.split_first_chunk::<2>()?;
         let nodes = nodes.chunks_exact(3).map(|node| {

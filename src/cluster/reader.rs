@@ -56,8 +56,7 @@ impl Events {
     /// Reads the events of other nodes, and sends changes that the server lacks. `store` has the revocations of this
     /// node. Never returns.
     pub async fn run(&self, link: &Link, store: &Revocations) {
-        let share = self.config.share;
-        if !share.revocations && !share.sessions && !share.slots {
+        if !self.config.share.revocations && !self.config.share.sessions && !self.config.share.slots {
             return std::future::pending().await;
         }
         let (mut reader, mut connector, mut pause, mut failures) = (Reader::default(), None, PAUSE_MIN, 0_u32);

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use http::header::{SET_COOKIE, UPGRADE};
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 
 use super::answer_body::AnswerBody;
 use super::authenticate::authenticate;
+use super::awaited_share;
 use super::body_scanner::BodyScanner;
 use super::http_request;
 use super::logout;
@@ -17,6 +18,7 @@ use super::request_connection::RequestConnection;
 use super::request_context::{Context, PendingRequest, summary};
 use super::response::{self, RejectedRequest};
 use super::route_headers;
+use super::slots;
 use super::snapshot::Snapshot;
 use super::upgrade::{OpenedSession, upgrade};
 use crate::policy::forwarded::Client;
@@ -25,6 +27,7 @@ use crate::policy::request::RequestFacts;
 use crate::policy::route::Route;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
+use crate::runtime::lifecycle::Lifecycle;
 use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
@@ -38,8 +41,8 @@ pub(super) enum Answered {
     Upgraded(Box<OpenedSession>),
     /// It carries the response of an upstream, and may carry another request after it.
     Forwarded(Arc<Route>),
-    /// It closes after the response.
-    Closed,
+    /// It closes after the response, which is one of Tollgate's own at a path of this route, if of one.
+    Closed(Option<Arc<Route>>),
 }
 
 impl Answered {
@@ -48,7 +51,7 @@ impl Answered {
         match self {
             Self::Upgraded(opened) => Some(opened.admission.route()),
             Self::Forwarded(route) => Some(route),
-            Self::Closed => None,
+            Self::Closed(route) => route.as_ref(),
         }
     }
 }
@@ -69,7 +72,7 @@ pub(super) async fn answer(
     let metrics = connection.worker.metrics();
     let context = Context { gateway, metrics, client, request_id, trace, summary, phases, generation, started };
     let has_tls = connection.config.tls.is_some();
-    let is_counted = is_first || request.headers().contains_key(UPGRADE);
+    let is_counted = is_counted(is_first, request.headers());
     match respond(&context, connection, &snapshot, is_counted, request, body).await {
         Ok((mut response, answered)) => {
             if let Some(route) = answered.route() {
@@ -99,15 +102,29 @@ pub(super) async fn answer(
             } else {
                 context.log(&event);
             }
-            let route = rejected.rejected.route.as_deref().and_then(|route| snapshot.policy().routes().named(route));
+            let route = match rejected.rejected.rejection {
+                Rejection::Logout(_) => logout::route(&snapshot, request),
+                _ => rejected.rejected.route.as_deref().and_then(|route| snapshot.policy().routes().named(route)),
+            };
             let route = route.map(Arc::clone);
             let mut response = rejected.into_response(request_id, request.headers()).map(AnswerBody::Own);
             if let Some(route) = route {
                 route_headers::add(response.headers_mut(), &route.config, has_tls);
             }
-            (response, Answered::Closed)
+            (response, Answered::Closed(None))
         }
     }
+}
+
+/// Whether a request counts in `upgrade_rate` before it is parsed, as the first one of its connection and each upgrade do.
+fn is_counted(is_first: bool, headers: &HeaderMap) -> bool {
+    is_first || headers.contains_key(UPGRADE)
+}
+
+/// Whether the drain admits a request. A connection that is kept carries one more ordinary request, which would otherwise
+/// be lost, and is closed after the response. No session begins on it.
+fn is_admitted(lifecycle: &Lifecycle, is_counted: bool) -> bool {
+    !is_counted || lifecycle.is_admitting()
 }
 
 async fn respond(
@@ -119,17 +136,18 @@ async fn respond(
     body: Incoming,
 ) -> Result<(Response<AnswerBody>, Answered), RejectedRequest> {
     let (headers, client) = (request.headers(), context.client);
-    // A connection that is kept carries one more ordinary request: it is closed after the response.
-    if is_counted && !context.gateway.process.lifecycle.is_admitting() {
+    if !is_admitted(&context.gateway.process.lifecycle, is_counted) {
         return Err(Rejection::Draining.into());
     }
     // (a) The address is charged before the request is parsed. Further ordinary requests of a connection are charged to
     // `request_rate`, and here only if they are rejected.
     let policy = snapshot.policy();
     if is_counted {
-        policy.charge(client.address, clock::now())?;
+        awaited_share::charge(context.gateway, policy, client.address).await?;
     }
-    let own = |response: Response<Full<Bytes>>| (response.map(AnswerBody::Own), Answered::Closed);
+    let own = |response: Response<Full<Bytes>>, route: Option<&Arc<Route>>| {
+        (response.map(AnswerBody::Own), Answered::Closed(route.cloned()))
+    };
     if request.method() == Method::POST {
         let logouts = logout::endpoints(snapshot, request);
         if !logouts.is_empty() {
@@ -143,13 +161,13 @@ async fn respond(
                 context.request_id,
             );
             logging_out.await.map_err(|error| RejectedRequest::from(Rejection::Logout(error)))?;
-            return Ok(own(response::logged_out()));
+            return Ok(own(response::logged_out(), logout::route(snapshot, request)));
         }
     }
     let Context { gateway, metrics, request_id, .. } = *context;
     let refresh = Refresh { gateway, metrics, client, request_id, request };
-    if let Some(response) = refresh.answer(policy).await? {
-        return Ok(own(response));
+    if let Some((response, route)) = refresh.answer(policy).await? {
+        return Ok(own(response, Some(route)));
     }
     let clients = connection.worker.clients();
     let opening = match Opening::parse(request.method(), request.uri(), request.version(), headers) {
@@ -165,8 +183,13 @@ async fn respond(
     let facts = RequestFacts::of_opening(&opening, headers, client, request_id.0);
     let candidate = policy.begin(&facts)?;
     let pending = PendingRequest::new(context, candidate.route().name(), None);
-    let (authenticated, cookies) = pending.until(authenticate(gateway, clients, candidate)).await?;
-    let admission = authenticated.reserve(clock::both())?;
+    let authenticating = async {
+        let (authenticated, cookies) = authenticate(gateway, clients, candidate).await?;
+        let shared = slots::at_admission(gateway, &authenticated).await?;
+        Ok::<_, RejectedRequest>((authenticated, cookies, shared))
+    };
+    let (authenticated, cookies, shared) = pending.until(authenticating).await?;
+    let admission = authenticated.reserve(shared, clock::both())?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());
     let (mut response, opened) = upgrade(&context, &opening, &facts, admission).await?;
@@ -174,4 +197,34 @@ async fn respond(
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     Ok((response.map(AnswerBody::Own), Answered::Upgraded(Box::new(opened))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_drain_admits_only_ordinary_requests_of_kept_connections() {
+        let lifecycle = Lifecycle::new(Duration::from_secs(1));
+        let upgrade: HeaderMap = [(UPGRADE, HeaderValue::from_static("websocket"))].into_iter().collect();
+        let table = [
+            // The first one, its headers, whether it counts, whether it is admitted in the drain.
+            (true, HeaderMap::new(), true, false),
+            (true, upgrade.clone(), true, false),
+            (false, upgrade, true, false),
+            (false, HeaderMap::new(), false, true),
+        ];
+        for (is_first, headers, counts, _) in &table {
+            assert_eq!(is_counted(*is_first, headers), *counts, "{is_first} {headers:?}");
+            assert!(is_admitted(&lifecycle, *counts));
+        }
+        lifecycle.stop_admitting();
+        for (is_first, headers, counts, expected) in table {
+            assert_eq!(is_admitted(&lifecycle, counts), expected, "{is_first} {headers:?}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use hyper::body::{Body as _, Incoming};
 
 use super::answer_body::{AnswerBody, ForwardedBody};
 use super::authenticate::authenticate;
+use super::awaited_share;
 use super::headers::{self, Admitted, OwnHeaders};
 use super::request_connection::RequestConnection;
 use super::request_context::{Context, PendingRequest, target};
@@ -48,6 +49,7 @@ pub(super) async fn forward(
         let pending = PendingRequest::new(context, route.name(), None);
         let authenticating = authenticate(context.gateway, connection.worker.clients(), candidate);
         let (authenticated, cookies) = pending.until(authenticating).await?;
+        awaited_share::wait_for_request(context.gateway, context.client.address, &authenticated).await;
         let admission = authenticated.admit_request(clock::now())?;
         if let Some(limit) = admission.exceeded() {
             context.metrics.count_reported_request(route.name(), limit);

@@ -9,6 +9,7 @@ use crate::client::acme::{Challenges, Held, HeldSections};
 use crate::config::{AcmeConfig, Config, ListenAddress, ListenerConfig, RecordLayer, Redirect};
 use crate::tls;
 use crate::tls::challenge::AcmeCertificates;
+use crate::tls::shared_tickets::SharedTicketSecret;
 use crate::tls::tickets::TicketKeys;
 
 /// The default port of `https`.
@@ -38,7 +39,8 @@ pub(super) struct Listener {
     pub(super) config: ListenerConfig,
     acme: Option<Arc<Held>>,
     pub(super) connections: Arc<ConnectionConfig>,
-    /// Kept by every later snapshot, so that tickets stay valid.
+    /// Kept by every later snapshot, so that tickets stay valid, unless it is derived for the names of the certificates, and
+    /// those change.
     pub(super) ticketer: Arc<TicketKeys>,
 }
 
@@ -68,9 +70,10 @@ impl Listeners {
             .is_some_and(|before| before.record_layer == shared.record_layer && before.https_port == shared.https_port);
         for (address, listener) in addresses.iter().zip(&config.listeners) {
             let kept = before.and_then(|before| before.by_address.get(address));
-            let ticketer = match kept {
+            let shared_tickets = shared_tickets(config, listener);
+            let ticketer = match kept.filter(|kept| kept.ticketer.are_from(shared_tickets.as_ref())) {
                 Some(kept) => Arc::clone(&kept.ticketer),
-                None => tls::config::ticketer()?,
+                None => tls::config::ticketer(shared_tickets)?,
             };
             let name = listener.tls.as_ref().and_then(|tls| tls.acme.as_ref());
             let held = name.and_then(|name| acmes.iter().find(|section| section.config.name == *name));
@@ -79,7 +82,8 @@ impl Listeners {
                 (Some(kept), Some(held)) => Arc::ptr_eq(kept, held),
                 (kept, held) => kept.is_none() && held.is_none(),
             };
-            let unchanged = kept.filter(|kept| same_shared && kept.config == *listener && is_same_acme(kept));
+            let is_same = |kept: &Listener| kept.config == *listener && Arc::ptr_eq(&kept.ticketer, &ticketer);
+            let unchanged = kept.filter(|kept| same_shared && is_same(kept) && is_same_acme(kept));
             let connections = match unchanged {
                 Some(kept) => Arc::clone(&kept.connections),
                 None => Arc::new(connection_config(address, listener, held.as_ref(), &shared, &ticketer)?),
@@ -90,6 +94,17 @@ impl Listeners {
         let (record_layer, https_port) = (shared.record_layer, shared.https_port);
         Ok(Self { by_address: listeners, acmes, record_layer, https_port })
     }
+}
+
+/// Returns what the ticket keys of a listener are derived from: the secret of the cluster, if there is one, and the names
+/// of the listener's certificates.
+fn shared_tickets(config: &Config, listener: &ListenerConfig) -> Option<SharedTicketSecret> {
+    let secret = config.cluster.as_ref()?.secret.as_ref()?;
+    let tls = listener.tls.as_ref()?;
+    let ordered = config.acmes.iter().filter(|acme| tls.acme.as_ref() == Some(&acme.name));
+    let ordered = ordered.flat_map(|acme| acme.names.iter().map(AsRef::as_ref));
+    let own = tls.certificates.iter().flat_map(|certificate| certificate.names.iter().map(String::as_str));
+    Some(SharedTicketSecret::new(secret, own.chain(ordered)))
 }
 
 /// The settings that all listeners share.

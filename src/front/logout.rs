@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -21,7 +22,7 @@ use crate::policy::credential::{self, TokenSource};
 use crate::policy::host::request_host;
 use crate::policy::logout::{LogoutEndpoint, LogoutError};
 use crate::policy::path::Path;
-use crate::policy::route::AuthKind;
+use crate::policy::route::{AuthKind, Route};
 use crate::runtime::clock;
 use crate::telemetry::request::RequestId;
 
@@ -37,13 +38,25 @@ pub(super) fn endpoints<'a>(snapshot: &'a Snapshot, request: &Request<()>) -> Ve
     if snapshot.logouts().is_empty() {
         return Vec::new();
     }
+    let Some((host, path)) = target(request) else { return Vec::new() };
+    snapshot.logouts().iter().filter(|endpoint| endpoint.serves(&host, &path)).collect()
+}
+
+/// Returns the route whose headers the response to a logout has: the most specific one of its host that uses one of the
+/// sections.
+pub(super) fn route<'a>(snapshot: &'a Snapshot, request: &Request<()>) -> Option<&'a Arc<Route>> {
+    let ((host, _), endpoints) = (target(request)?, endpoints(snapshot, request));
+    let uses = |route: &Route| endpoints.iter().any(|endpoint| route.config.auth.contains(&endpoint.method.name));
+    snapshot.policy().routes().iter().find(|route| route.config.host.matches(&host) && uses(route))
+}
+
+/// Returns the one host and the path of a request.
+fn target(request: &Request<()>) -> Option<(String, Path)> {
     let mut hosts = request.headers().get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Vec::new() };
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return None };
     // In absolute form the authority of the target replaces Host (RFC 9112 section 3.2.2).
     let authority = request.uri().authority().map(Authority::as_str).or(host.to_str().ok());
-    let target = authority.and_then(request_host).zip(Path::parse(request.uri().path()).ok());
-    let Some((host, path)) = target else { return Vec::new() };
-    snapshot.logouts().iter().filter(|endpoint| endpoint.serves(&host, &path)).collect()
+    authority.and_then(request_host).zip(Path::parse(request.uri().path()).ok())
 }
 
 /// Executes a logout. Returns when its revocations are stored, and every open session that they concern has the command

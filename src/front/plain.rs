@@ -2,6 +2,7 @@
 //! if it redirects to `https`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, LOCATION};
 use http::uri::Authority;
@@ -10,21 +11,26 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 
 use super::connection_config::PlainConfig;
+use super::request_connection::RequestConnection;
+use super::request_context::summary;
 use super::response::RejectedRequest;
 use crate::client::acme::challenge::HTTP_PATH;
-use crate::policy::admission::Policy;
 use crate::policy::host::request_host;
 use crate::runtime::clock;
+use crate::runtime::entropy::random;
+use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
+use crate::telemetry::requests::Redirect;
+use crate::telemetry::trace_context::TraceContext;
 
 /// The default port of `https`.
 const HTTPS_PORT: u16 = 443;
 
-/// Returns the answer to a request, unless the listener serves it. The connection closes after it. A redirect counts in
-/// `upgrade_rate`.
+/// Returns the answer to a request, unless the listener serves it, and logs it. The connection closes after it. A redirect
+/// counts in `upgrade_rate`.
 pub(super) fn answer(
     config: &PlainConfig,
-    policy: &Policy,
+    connection: &RequestConnection<'_>,
     client: IpAddr,
     request_id: RequestId,
     request: &Request<()>,
@@ -45,16 +51,34 @@ pub(super) fn answer(
         return Some(response(StatusCode::OK, (CONTENT_TYPE, "application/octet-stream"), body));
     }
     let port = config.https_port?;
-    if let Err(rejected) = policy.charge(client, clock::now()) {
-        return Some(RejectedRequest::from(rejected).into_response(request_id, request.headers()));
+    let (gateway, metrics) = (connection.gateway, connection.worker.metrics());
+    let snapshot = gateway.snapshot();
+    let policy = snapshot.policy();
+    let summary = summary(request, TraceContext::of_request(request.headers(), random).trace_id());
+    if let Err(rejection) = policy.charge(client, clock::now()) {
+        metrics.count_upgrade("", rejection.label());
+        gateway.log_rejection(&RejectionEvent { summary, ..RejectionEvent::new(rejection, request_id, client) });
+        return Some(RejectedRequest::from(rejection).into_response(request_id, request.headers()));
     }
+    let log = |status: StatusCode| {
+        metrics.count_request(&Arc::from(""), status);
+        gateway.process.sessions.log_redirect(&Redirect {
+            request_id,
+            summary,
+            client,
+            method: request.method(),
+            status,
+        });
+    };
     let served = host.filter(|host| policy.routes().iter().any(|route| route.config.host.matches(host)));
     let Some(location) = served.and_then(|host| location(&host, port, request)) else {
         let message = "no route serves this host\n".to_owned();
+        log(StatusCode::MISDIRECTED_REQUEST);
         return Some(response(StatusCode::MISDIRECTED_REQUEST, (CONTENT_TYPE, "text/plain; charset=utf-8"), message));
     };
     // A method other than GET must not change (RFC 9110 section 15.4.9).
     let status = if is_read { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
+    log(status);
     Some(response(status, (LOCATION, &location), String::new()))
 }
 

@@ -40,17 +40,20 @@ pub(super) struct Refresh<'a> {
 }
 
 impl Refresh<'_> {
-    /// Returns the response, or `None` if the path is not the refresh path of a route.
+    /// Returns the response and the route, or `None` if the path is not the refresh path of a route.
     ///
     /// # Errors
     /// If the request is rejected. The rejection has the headers that let a page of the route's origins read it.
-    pub(super) async fn answer(&self, policy: &Policy) -> Result<Option<Response<Full<Bytes>>>, RejectedRequest> {
+    pub(super) async fn answer<'p>(
+        &self,
+        policy: &'p Policy,
+    ) -> Result<Option<(Response<Full<Bytes>>, &'p Arc<Route>)>, RejectedRequest> {
         let Some(route) = self.route(policy) else { return Ok(None) };
         let headers = headers(route, self.request.headers());
         match self.respond(route).await {
             Ok(mut response) => {
                 response.headers_mut().extend(headers);
-                Ok(Some(response))
+                Ok(Some((response, route)))
             }
             Err(rejected) => Err(RejectedRequest { refresh: Some(headers), ..rejected.into() }),
         }

@@ -95,16 +95,15 @@ pub(super) async fn serve_requests(
             let client = Client::of_request(&head.headers, peer, &config.trusted_proxies, config.scheme());
             let request = Request::from_parts(head, ());
             let plain = config.plain.as_ref();
-            let plain =
-                plain.and_then(|plain| plain::answer(plain, gateway.snapshot().policy(), client.address, id, &request));
+            let plain = plain.and_then(|plain| plain::answer(plain, requests, client.address, id, &request));
             let (response, answered) = match plain {
-                Some(response) => (response.map(AnswerBody::Own), Answered::Closed),
+                Some(response) => (response.map(AnswerBody::Own), Answered::Closed(None)),
                 None => answer(requests, client, (id, is_first), phases, &request, body).await,
             };
             let next = match answered {
                 Answered::Upgraded(opened) => RequestState::Upgraded(opened),
                 Answered::Forwarded(_) => RequestState::Forwarded,
-                Answered::Closed => {
+                Answered::Closed(_) => {
                     RequestState::Closed(gateway.pending_limit.closing(config.counted(Peer::Ip(client.address))))
                 }
             };

@@ -12,6 +12,7 @@ use super::gateway::Gateway;
 use super::headers::{self, OwnHeaders, UpstreamHeaders};
 use super::request_context::{Context, PendingRequest, target};
 use super::response::{self, RejectedRequest};
+use super::slots;
 use crate::balance::ServerSession;
 use crate::policy::admission::Admission;
 use crate::policy::credential;
@@ -133,11 +134,12 @@ pub(super) async fn upgrade(
         compressed: answer.extension.is_some(),
         ping_tag: random(),
     };
+    let shared = slots::at_opening(context.gateway, &admission, facts.id).await.map_err(reject)?;
     let now = clock::now();
     let session = Session::new(config, now);
     // The oldest sessions of the client are told to end before its new one begins.
     let mut admission = admission;
-    context.gateway.workers.replace(&admission.open_session(&context.gateway.counters, now));
+    context.gateway.workers.replace(&admission.open_session(&context.gateway.counters, shared, now));
     let (request_id, summary) = (context.request_id, context.summary.keep());
     phases.enter(UpgradePhase::Answer, now);
     let opened = OpenedSession {

@@ -34,6 +34,7 @@ use super::rejection::{Rejected, Rejection};
 use super::request::{RequestFacts, RequestKind};
 use super::route::{AuthKind, AuthMethod, Route, Routes};
 use super::session_slots::{Holder, SessionId};
+use super::shared_slots::SharedSlots;
 use super::token::TokenRecord;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
@@ -126,7 +127,7 @@ impl Policy {
     pub fn admit(&self, facts: &RequestFacts<'_>, now: Clocks) -> Result<Admission, Rejected> {
         let candidate = self.begin(facts)?;
         let evidence = candidate.evidence()?;
-        candidate.authenticate(&evidence, now)?.reserve(now)
+        candidate.authenticate(&evidence, now)?.reserve(SharedSlots::default(), now)
     }
 }
 
@@ -316,10 +317,11 @@ impl Authenticated<'_> {
     }
 
     /// Takes the slot of the session, and those of its address and of its subject if these reject further sessions.
+    /// `shared` are those that other processes count, too: the answer to [`Authenticated::slot_asks`].
     ///
     /// # Errors
     /// If one of these limits is reached. No slot is taken then.
-    pub fn reserve(self, now: Clocks) -> Result<Admission, Rejected> {
+    pub fn reserve(self, shared: SharedSlots, now: Clocks) -> Result<Admission, Rejected> {
         let Candidate { policy, facts, route, .. } = &self.candidate;
         let (limits, counters, name) = (&route.config.limits, &policy.counters, route.name());
         let auth = self.auth();
@@ -333,12 +335,12 @@ impl Authenticated<'_> {
             subject: self.subject.as_deref(),
         };
         let holder = Holder { id: facts.id, opened: now.instant };
-        let taken = client_slots::take_at_admission(counters, limits, client, holder).map_err(reject)?;
+        let taken = client_slots::take_at_admission(counters, limits, client, holder, shared).map_err(reject)?;
         let counts = policy.shared_counts(route, &client, now.instant);
         let count = counts.messages.unwrap_or_default();
         let messages = limits.messages.map(|messages| Arc::new(Limiter::over(count, messages.quota)));
         let expires =
-            self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| expiry(claims, method, now));
+            self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| method.expiry(claims, now));
         let (id, Granted { route, grant, claim_headers, stripped }) = (facts.id, self.grant());
         Ok(Admission {
             id,
@@ -374,11 +376,12 @@ pub struct Admission {
 
 impl Admission {
     /// Takes the slots of a session whose upstream has accepted it, where it takes over those of the oldest sessions of
-    /// its address or subject. Returns the ids of these, which have to be closed. To be called once, before the 101.
-    pub fn open_session(&mut self, counters: &Counters, now: Instant) -> Vec<SessionId> {
+    /// its address or subject. Returns the ids of these, which have to be closed. To be called once, before the 101, with
+    /// the answer to [`Admission::slot_asks`].
+    pub fn open_session(&mut self, counters: &Counters, shared: SharedSlots, now: Instant) -> Vec<SessionId> {
         let client = self.grant.limited_client(self.route.name());
         let holder = Holder { id: self.id, opened: now };
-        let taken = client_slots::take_at_opening(counters, &self.route.config.limits, client, holder);
+        let taken = client_slots::take_at_opening(counters, &self.route.config.limits, client, holder, shared);
         self.lease.add_client(taken.slots);
         self.exceeded.extend(taken.exceeded);
         taken.replaced
@@ -438,12 +441,4 @@ impl Admission {
     pub fn into_lease(self) -> Lease {
         self.lease
     }
-}
-
-/// Returns when the session of a token ends because the token expires: now, if that time has passed. `None` if its
-/// session outlives it, and for a time that no `Instant` can represent.
-pub(super) fn expiry(claims: &Claims, method: &AuthMethod, now: Clocks) -> Option<Expiry> {
-    let (end, code) = method.session_end(claims)?;
-    let at = now.instant.checked_add(end.saturating_sub(now.unix))?;
-    Some(Expiry { at, code })
 }

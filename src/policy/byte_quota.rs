@@ -131,18 +131,14 @@ impl ByteLimiter {
             let in_time = ahead(count).is_none_or(|(wait, ahead)| wait <= ahead.reserve);
             in_time.then(|| count.max(now_nanos).saturating_add(cost))
         });
-        match reserved {
-            Ok(before) => {
-                if let Some(share) = self.count.share() {
-                    share.on_taken(full_cost, before, now_nanos);
-                }
-                Ok(instant_at(start(before), now))
-            }
-            Err(_) => {
-                let retry = self.count.ahead(self.burst_nanos, now_nanos).retry;
-                Err(NotUntil { until: instant_at(now_nanos.saturating_add(retry), now) })
-            }
+        let Ok(before) = reserved else {
+            let retry = self.count.ahead(self.burst_nanos, now_nanos).retry;
+            return Err(NotUntil { until: instant_at(now_nanos.saturating_add(retry), now) });
+        };
+        if let Some(share) = self.count.share() {
+            share.on_taken(full_cost, before, now_nanos);
         }
+        Ok(instant_at(start(before), now))
     }
 
     /// Gives back bytes that were taken this long ago and not used, as far as they have not been replenished since:

@@ -16,12 +16,16 @@ use super::counters::{Counters, LimitedClient, RouteAddress, RouteIdentity};
 use super::limits::{LimitKind, Limits, OnSessionLimit};
 use super::rejection::Rejection;
 use super::session_slots::{Holder, SessionId, SessionSlot, SessionSlots};
+use super::shared_slots::{self, SharedSlots};
+use super::slot_store::{Claim, SlotKey};
 
 /// The slots of a session. Dropping them releases them.
 #[derive(Debug, Default)]
 pub struct ClientSlots {
     address: Option<SessionSlot<RouteAddress>>,
     subject: Option<SessionSlot<RouteIdentity>>,
+    /// Those that other processes count, too. Most processes have none.
+    claims: Vec<Claim>,
 }
 
 /// The result of taking slots.
@@ -38,18 +42,27 @@ pub struct TakenSlots {
 impl ClientSlots {
     /// Whether the session still holds all of its slots: no other session has taken one of them over.
     pub fn are_held(&self) -> bool {
-        self.address.as_ref().is_none_or(SessionSlot::is_held) && self.subject.as_ref().is_none_or(SessionSlot::is_held)
+        self.address.as_ref().is_none_or(SessionSlot::is_held)
+            && self.subject.as_ref().is_none_or(SessionSlot::is_held)
+            && self.claims.iter().all(Claim::is_held)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.address.is_none() && self.subject.is_none()
+        self.address.is_none() && self.subject.is_none() && self.claims.is_empty()
     }
 
     /// Adds slots. They replace those of the same limit.
     pub fn add(&mut self, added: Self) {
         self.address = added.address.or(self.address.take());
         self.subject = added.subject.or(self.subject.take());
+        self.claims.retain(|claim| added.claims.iter().all(|added| added.key().kind() != claim.key().kind()));
+        self.claims.extend(added.claims);
+    }
+
+    /// Notes that another process continues the session.
+    pub(super) fn continue_elsewhere(&mut self) {
+        self.claims.iter_mut().for_each(Claim::continue_elsewhere);
     }
 }
 
@@ -62,8 +75,9 @@ pub(super) fn take_at_admission(
     limits: &Limits,
     client: LimitedClient<'_>,
     holder: Holder,
+    shared: SharedSlots,
 ) -> Result<TakenSlots, Rejection> {
-    take(counters, limits, client, holder, OnSessionLimit::Refuse)
+    take(counters, limits, client, holder, (OnSessionLimit::Refuse, shared))
 }
 
 /// Takes the slots of a session whose upstream has accepted it, where it takes over those of the oldest session.
@@ -72,9 +86,10 @@ pub(super) fn take_at_opening(
     limits: &Limits,
     client: LimitedClient<'_>,
     holder: Holder,
+    shared: SharedSlots,
 ) -> TakenSlots {
     // This is never rejected.
-    take(counters, limits, client, holder, OnSessionLimit::CloseOldest).unwrap_or_default()
+    take(counters, limits, client, holder, (OnSessionLimit::CloseOldest, shared)).unwrap_or_default()
 }
 
 /// Takes slots for an open session at a route that did not limit its sessions `before`.
@@ -87,9 +102,15 @@ pub(super) fn add_new_limits(
     let is_new = |before: Option<NonZeroU32>, now: Option<NonZeroU32>| before.is_none() && now.is_some();
     let address = is_new(before.sessions_per_address, limits.sessions_per_address);
     let subject = is_new(before.sessions_per_subject, limits.sessions_per_subject);
+    // Limits that are only reported are not counted elsewhere.
+    let claims = shared_slots::add(counters, limits, &client, holder, |kind| match kind {
+        LimitKind::SessionsPerAddress => address || before.is_reporting(),
+        _ => subject || before.is_reporting(),
+    });
     ClientSlots {
         address: address.then(|| counters.by_address().add(client.address_key(), holder).0),
         subject: subject.then(|| counters.by_subject().add(client.subject_key(), holder).0),
+        claims,
     }
 }
 
@@ -97,7 +118,8 @@ pub(super) fn add_new_limits(
 pub(super) fn add(counters: &Counters, limits: &Limits, client: LimitedClient<'_>, holder: Holder) -> ClientSlots {
     let address = limits.sessions_per_address.map(|_| counters.by_address().add(client.address_key(), holder).0);
     let subject = limits.sessions_per_subject.map(|_| counters.by_subject().add(client.subject_key(), holder).0);
-    ClientSlots { address, subject }
+    let claims = shared_slots::add(counters, limits, &client, holder, |_| true);
+    ClientSlots { address, subject, claims }
 }
 
 /// Whether a new session of the address would be rejected.
@@ -107,22 +129,34 @@ pub(super) fn is_address_full(counters: &Counters, limits: &Limits, route: &Arc<
     rejects && limits.sessions_per_address.is_some_and(is_full)
 }
 
-/// Takes the slots of the limits with this treatment of further sessions.
+/// Takes the slots of the limits with this treatment of further sessions. Other processes count the `shared` ones, too.
 fn take(
     counters: &Counters,
     limits: &Limits,
     client: LimitedClient<'_>,
     holder: Holder,
-    treatment: OnSessionLimit,
+    (treatment, shared): (OnSessionLimit, SharedSlots),
 ) -> Result<TakenSlots, Rejection> {
     let of_subject = limits.on_subject_limit(client.subject.is_some());
     let per_address = limits.sessions_per_address.filter(|_| limits.on_session_limit == treatment);
     let per_subject = limits.sessions_per_subject.filter(|_| of_subject == treatment);
+    // Where the answer counts, the oldest sessions of all processes have made way already.
+    let has_way = treatment == OnSessionLimit::CloseOldest && shared.is_counted();
+    let share = |max| if has_way { NonZeroU32::MAX } else { shared.share(max) };
+    let [per_address, per_subject] = [per_address, per_subject].map(|max| max.map(share));
     let mut taken = TakenSlots::default();
+    for (key, id) in shared.replaced {
+        match key {
+            SlotKey::Address(route, address) => counters.by_address().release(&(route, address), id),
+            SlotKey::Subject(_) => counters.by_subject().release(&client.subject_key(), id),
+        };
+        taken.replaced.push(id);
+    }
+    taken.slots.claims = shared.claims;
     if let (OnSessionLimit::CloseOldest, false, Some(max)) =
         (treatment, limits.is_reporting(), per_address.zip(per_subject))
     {
-        taken.replaced = release_common(counters, client, max);
+        taken.replaced.extend(release_common(counters, client, max));
     }
     if let Some(max) = per_address {
         let limit = (treatment, limits.is_reporting(), LimitKind::SessionsPerAddress, max);

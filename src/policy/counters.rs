@@ -20,10 +20,11 @@ use super::limits::{Limits, RateKey};
 use super::quota::Count;
 use super::revocation::Revocations;
 use super::session_slots::SessionSlots;
+use super::slot_store::{InMemory, SlotStore};
 use super::slots::{Slot, Slots};
 
 /// The counters of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     /// The counts of requests, by client address.
     upgrades: Arc<Counts<AddressKey>>,
@@ -34,6 +35,7 @@ pub struct Counters {
     sessions: Slots<()>,
     by_address: SessionSlots<RouteAddress>,
     by_subject: SessionSlots<RouteIdentity>,
+    shared_slots: Arc<dyn SlotStore>,
     is_short_of_memory: AtomicBool,
     revocations: Revocations,
     /// The leases of the quotas that nodes share, if this process belongs to a cluster.
@@ -113,7 +115,35 @@ impl Grouped for MessageKey {
     }
 }
 
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            upgrades: Arc::default(),
+            routes: Mutex::default(),
+            requests: Mutex::default(),
+            sessions: Slots::default(),
+            by_address: SessionSlots::default(),
+            by_subject: SessionSlots::default(),
+            shared_slots: Arc::new(InMemory),
+            is_short_of_memory: AtomicBool::default(),
+            revocations: Revocations::default(),
+            leases: None,
+        }
+    }
+}
+
 impl Counters {
+    /// Counts the slots of sessions in this store, too.
+    #[must_use]
+    pub fn with_slots(self, shared_slots: Arc<dyn SlotStore>) -> Self {
+        Self { shared_slots, ..self }
+    }
+
+    /// Returns the slots that other processes count, too.
+    pub fn shared_slots(&self) -> &Arc<dyn SlotStore> {
+        &self.shared_slots
+    }
+
     /// Creates the counters of a node of a cluster. Quotas by subject and by address are shared with its other nodes.
     pub fn of_node(leases: Arc<Leases>) -> Self {
         let upgrades = Arc::new(Counts::shared(Some(scope(&leases, LeaseKind::Upgrades, None))));

@@ -126,6 +126,13 @@ impl Lease {
         self.is_client_released = true;
     }
 
+    /// Notes that another process continues the session, which has slots there.
+    pub fn continue_elsewhere(&mut self) {
+        if let Some(client) = &mut self.client {
+            client.continue_elsewhere();
+        }
+    }
+
     /// Adds slots to those of the client, unless they were released.
     pub fn add_client(&mut self, added: ClientSlots) {
         if !self.is_client_released && !added.is_empty() {

@@ -7,10 +7,15 @@
 //!
 //! # Bound
 //! With `n` live nodes the shares without a lease are [`STARTER_MILLIONTHS`](share::STARTER_MILLIONTHS) of the quota
-//! together, so that in any span all nodes pass at most 1.2 times what the quota allows in that span, burst included, and
-//! one cell for each node. A node that dies, or whose connection to the store breaks, may leave up to one burst
-//! unreported. While `k` nodes of `n` cannot reach the store and the others can, the rate is at most
-//! `1 + 0.2 + k / n` times the quota. A store that forgets its leases may lease the quota twice for the time of a lease.
+//! together, so in any span all nodes pass at most 1.2 times what the quota allows in that span, burst included, and one
+//! cell for each node. The following add to it:
+//!
+//! - A node that dies, or that loses an ask or an answer, leaves at most one burst unreported.
+//! - While all nodes cannot reach the store, each uses an `n`th of the quota: together the whole, and at the beginning at
+//!   most one burst more.
+//! - While `k` of them cannot reach it and the others can, the rate is at most `1 + 0.2 + k / n` times the quota.
+//! - A store that has lost its data may lease the quota twice for the time of a lease.
+//! - Clients without a count of their own (see [`Counts`](super::counts::Counts)) use the share without a lease.
 
 pub mod driver;
 pub mod key;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::admission::{Clocks, Policy, expiry};
+use super::admission::{Clocks, Policy};
 use super::claims::Claims;
 use super::client_slots::{self, ClientSlots};
 use super::counters::SharedCounts;
@@ -165,7 +165,7 @@ impl Policy {
         let changes = TermChanges {
             limits: Arc::clone(limits),
             shared: self.shared_counts(route, &client, now.instant),
-            expires: verified.and_then(|(method, claims)| expiry(claims, method, now)),
+            expires: verified.and_then(|(method, claims)| method.expiry(claims, now)),
             slots,
         };
         Terms { route: Arc::clone(route), changes: Some(changes) }

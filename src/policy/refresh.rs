@@ -6,7 +6,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admission::{Clocks, Policy, expiry};
+use super::admission::{Clocks, Policy};
 use super::claims::Claims;
 use super::credential::{self, Ambiguous, TokenSource};
 use super::expiry::Expiry;
@@ -58,7 +58,7 @@ impl Renewal {
             return Err(Rejected { claim, ..reject(Rejection::Claims) });
         };
         let record = TokenRecord::new(token, &claims).ok_or_else(|| reject(Rejection::NoToken))?;
-        let expires = expiry(&claims, &method, now);
+        let expires = method.expiry(&claims, now);
         Ok(Self { route: Arc::clone(route), method, claims, subject, token: Arc::new(record), expires })
     }
 

@@ -80,6 +80,9 @@ pub enum Rejection {
     AddressSessions,
     /// The token's subject has reached its limit of sessions.
     SubjectSessions,
+    /// The server of the cluster, which counts the sessions of all nodes, does not answer, and the configuration refuses
+    /// further sessions then.
+    ClusterUnavailable,
     /// The process has reached its limit of sessions, or of refreshes in progress.
     Full,
     /// The process exceeds its limit of memory.
@@ -214,7 +217,7 @@ impl Rejection {
             | Self::UpstreamRate { retry_after_secs } => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", retry_after_secs)
             }
-            Self::Full | Self::Memory | Self::Draining => {
+            Self::ClusterUnavailable | Self::Full | Self::Memory | Self::Draining => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
@@ -257,6 +260,7 @@ impl Rejection {
             Self::Claims => "claims",
             Self::AddressSessions => "address_sessions",
             Self::SubjectSessions => "subject_sessions",
+            Self::ClusterUnavailable => "cluster_unavailable",
             Self::Full => "full",
             Self::Memory => "memory",
             Self::Draining => "draining",

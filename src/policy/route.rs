@@ -9,7 +9,9 @@ use http::{HeaderName, HeaderValue};
 use super::address::Addresses;
 use super::claim_path::ClaimPath;
 use super::claims::{Claims, canonical_header_name};
+use super::clocks::Clocks;
 use super::credential::TokenSource;
+use super::expiry::Expiry;
 use super::forward::ForwardAuth;
 use super::host::HostPattern;
 use super::limits::Limits;
@@ -206,6 +208,14 @@ impl AuthMethod {
     pub fn session_end(&self, claims: &Claims) -> Option<(Duration, CloseCode)> {
         let AuthKind::Token(verifier) = &self.kind else { return None };
         verifier.session_end(claims)
+    }
+
+    /// Returns when the session of a token ends because the token expires: now, if that time has passed. `None` if its
+    /// session outlives it, and for a time that no `Instant` can represent.
+    pub(super) fn expiry(&self, claims: &Claims, now: Clocks) -> Option<Expiry> {
+        let (end, code) = self.session_end(claims)?;
+        let at = now.instant.checked_add(end.saturating_sub(now.unix))?;
+        Some(Expiry { at, code })
     }
 }
 

@@ -73,7 +73,11 @@ impl Future for RelayTask {
                         State::Frozen(frozen) => frozen.resume(*parts).map_or(State::Ended, State::Running),
                         other => other,
                     },
-                    Ok(Verdict::Released) | Err(_) => State::Ended,
+                    Ok(Verdict::Released) => {
+                        frozen.terms.lease.continue_elsewhere();
+                        State::Ended
+                    }
+                    Err(_) => State::Ended,
                 },
                 State::Ended => return Poll::Ready(()),
             };

@@ -9,14 +9,14 @@ use super::stream::Stream;
 use crate::session::Side;
 use crate::session::backlog::Backlog;
 
-/// The bytes that the kernel may hold unsent for a client whose oldest messages are dropped. Those are not dropped, and
-/// by default they may be megabytes.
+/// The bytes that the kernel may hold unsent for a client whose oldest messages are dropped, or that is closed when data
+/// waits too long. Those are neither dropped nor counted as waiting, and by default they may be megabytes.
 const UNSENT_MAX_BYTES: u32 = 64 * 1024;
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
-    /// Limits what waits in the kernel for a client whose oldest messages are dropped.
+    /// Limits what waits in the kernel for a client that must not be slow.
     pub(super) fn limit_unsent(&self) {
-        if self.session.backlog_max_bytes().is_some() {
+        if self.session.backlog_max_bytes().is_some() || self.session.closes_slow_client() {
             self.client.limit_unsent(UNSENT_MAX_BYTES);
         }
     }

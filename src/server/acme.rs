@@ -1,6 +1,6 @@
 //! Gets and renews the certificates of `[acme.NAME]` sections: one order after another, while this process alone serves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::acme::order::{FailureCause, OrderFailure, Orderer};
 use crate::client::acme::schedule::pause;
-use crate::client::acme::{ChallengeKind, Held};
+use crate::client::acme::{ChallengeKind, Held, Refusal};
 use crate::client::clients::HttpClients;
 use crate::config::{AcmeConfig, ListenAddress};
 use crate::front::gateway::Gateway;
@@ -27,12 +27,12 @@ const NOTICE: Duration = Duration::from_millis(500);
 /// its orders after this one.
 const GIVE_UP: Duration = Duration::from_millis(20);
 
-/// The failures of a section or of one of its names: all of its orders that were not followed by a success.
-#[derive(Debug, Clone, Copy)]
+/// The failures of a scope: all of its orders that were not followed by a success.
+#[derive(Debug, Clone, Copy, Default)]
 struct Failures {
     count: u32,
     /// When the next order may begin.
-    next: Instant,
+    next: Option<Instant>,
 }
 
 /// The orders of the process.
@@ -40,14 +40,48 @@ struct Failures {
 struct Orders {
     clients: HttpClients,
     tasks: Tasks,
-    /// Those of sections, whose name is absent, and of their names. Those that the snapshot in use lacks are dropped.
-    failures: HashMap<FailureKey, (Arc<AcmeConfig>, Failures)>,
+    /// With the section whose order failed. Those of sections that the snapshot in use lacks are dropped.
+    failures: HashMap<Scope, (Arc<AcmeConfig>, Failures)>,
+    /// The sections whose stored refusals were read. A section that changes is tried at once.
+    known: HashSet<Arc<str>>,
     /// The challenges that were validated last, by section. They are tried first.
     validated: HashMap<Arc<str>, ChallengeKind>,
+    /// The number of orders, and that of the last one for each name of a section: other names come first, so that one that
+    /// makes the authority refuse holds up no other for ever.
+    made: u64,
+    last: HashMap<(Arc<str>, Arc<str>), u64>,
 }
 
-/// A section, and one of its names if only that failed.
-type FailureKey = (Arc<str>, Option<Arc<str>>);
+/// What a failure holds up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Scope {
+    /// All sections with this directory.
+    Authority(String),
+    /// All names of a section.
+    Section(Arc<str>),
+    /// One name of a section.
+    Name(Arc<str>, Arc<str>),
+}
+
+impl Scope {
+    fn of(config: &AcmeConfig, name: &Arc<str>, cause: &FailureCause) -> Self {
+        match cause {
+            FailureCause::Authority(_) | FailureCause::Refused(_) => Self::authority(config),
+            FailureCause::Account(_) | FailureCause::Files(_) => Self::Section(Arc::clone(&config.name)),
+            FailureCause::Name(_) => Self::Name(Arc::clone(&config.name), Arc::clone(name)),
+        }
+    }
+
+    fn authority(config: &AcmeConfig) -> Self {
+        Self::Authority(config.directory.uri().to_string())
+    }
+
+    /// Returns what an order for a name ends when it succeeds.
+    fn all(config: &AcmeConfig, name: &Arc<str>) -> [Self; 3] {
+        let section = Arc::clone(&config.name);
+        [Self::authority(config), Self::Section(Arc::clone(&section)), Self::Name(section, Arc::clone(name))]
+    }
+}
 
 /// Orders the certificates that are missing or due for renewal, until the drain. An order in progress is given up when
 /// an upgrade or the drain begins: the next process makes it again. Never returns.
@@ -67,30 +101,52 @@ pub(super) async fn run(gateway: &Gateway) {
 
 impl Orders {
     /// Forgets the failures of sections that changed, which are tried at once, and of those that the configuration lacks.
+    /// Reads how long the process before this one was refused.
     fn follow(&mut self, snapshot: &Snapshot) {
         self.failures.retain(|_, (config, _)| snapshot.acmes().iter().any(|section| section.config == *config));
-        self.validated.retain(|name, _| snapshot.acmes().iter().any(|section| section.config.name == *name));
+        let is_used = |name: &str| snapshot.acmes().iter().any(|section| &*section.config.name == name);
+        self.validated.retain(|name, _| is_used(name));
+        self.last.retain(|(name, _), _| is_used(name));
+        for AcmeSection { config, held } in snapshot.acmes() {
+            if self.known.insert(Arc::clone(&config.name)) {
+                self.resume(config, held);
+            }
+        }
     }
 
-    fn failures(&self, section: &AcmeSection, name: Option<&Arc<str>>) -> Option<&Failures> {
-        let key = (Arc::clone(&section.config.name), name.cloned());
-        self.failures.get(&key).map(|(_, failures)| failures)
+    fn resume(&mut self, config: &Arc<AcmeConfig>, held: &Held) {
+        let Some((refusal, unix)) = held.refusal().zip(clock::unix()) else { return };
+        let (left, acme) = (refusal.left(unix), &*config.name);
+        if left.is_zero() {
+            return;
+        }
+        tracing::warn!(acme, retry_secs = left.as_secs(), "orders wait: the certificate authority refused them before");
+        let failures = Failures { count: refusal.count, next: Some(clock::after(clock::now(), left)) };
+        let known = self.failures.entry(Scope::authority(config)).or_insert((Arc::clone(config), failures));
+        if known.1.next < failures.next {
+            *known = (Arc::clone(config), failures);
+        }
+    }
+
+    fn failures(&self, scope: &Scope) -> Failures {
+        self.failures.get(scope).map(|(_, failures)| *failures).unwrap_or_default()
     }
 
     /// Returns a name whose certificate is missing or due for renewal and may be ordered now: of those, one with the
-    /// fewest failures, and one without a certificate first.
+    /// fewest failures first, then one without a certificate, then the one that was not ordered for longest.
     fn next(&self, snapshot: &Snapshot, now: Instant) -> Option<(AcmeSection, Arc<str>)> {
         // Without the time nothing is due, and no certificate authority can be trusted.
         let unix = clock::unix()?;
-        let may_order = |failures: Option<&Failures>| failures.is_none_or(|failures| failures.next <= now);
-        let sections = snapshot.acmes().iter().filter(|section| may_order(self.failures(section, None)));
-        let due = sections.flat_map(|section| {
+        let may_order = |scope: &Scope| self.failures(scope).next.is_none_or(|next| next <= now);
+        let due = snapshot.acmes().iter().flat_map(|section| {
             section.config.names.iter().filter_map(move |name| {
-                let failures = self.failures(section, Some(name));
                 let held = section.held.certificate(name);
                 let is_due = held.as_ref().is_none_or(|held| held.renews <= unix);
-                let order = (failures.map_or(0, |failures| failures.count), held.is_some());
-                (is_due && may_order(failures)).then_some((order, section, name))
+                let scopes = Scope::all(&section.config, name);
+                let [.., of_name] = &scopes;
+                let last = self.last.get(&(Arc::clone(&section.config.name), Arc::clone(name)));
+                let order = (self.failures(of_name).count, held.is_some(), last.copied());
+                (is_due && scopes.iter().all(may_order)).then_some((order, section, name))
             })
         });
         let (_, section, name) = due.min_by_key(|(order, ..)| *order)?;
@@ -111,7 +167,10 @@ impl Orders {
             challenges: Arc::clone(gateway.acme.challenges()),
             client: self.clients.trusting(&config.roots),
         };
-        let kinds = kinds(snapshot, self.validated.get(&config.name).copied());
+        let failed_before = self.failures(&Scope::Name(Arc::clone(&config.name), Arc::clone(name))).count;
+        let kinds = kinds(snapshot, self.validated.get(&config.name).copied(), failed_before);
+        self.made += 1;
+        self.last.insert((Arc::clone(&config.name), Arc::clone(name)), self.made);
         let (acme, name_text) = (&*config.name, &**name);
         tracing::info!(name = name_text, acme, directory = %config.directory, "ordering a certificate");
         let Some(outcome) = self.execute(gateway, orderer, name, kinds).await else {
@@ -119,21 +178,25 @@ impl Orders {
             return;
         };
         held.count_order(outcome.is_ok());
-        let key = |name: Option<&Arc<str>>| (Arc::clone(&config.name), name.cloned());
         match outcome {
             Ok(kind) => {
                 self.validated.insert(Arc::clone(&config.name), kind);
-                self.failures.remove(&key(None));
-                self.failures.remove(&key(Some(name)));
+                for scope in Scope::all(config, name) {
+                    self.failures.remove(&scope);
+                }
+                held.store_refusal(None);
                 log_issued(held, acme, name);
             }
             Err(OrderFailure { cause, retry_after }) => {
-                let failed = Some(name).filter(|_| matches!(cause, FailureCause::Name(_)));
-                let before = self.failures(section, failed).map_or(0, |failures| failures.count);
-                let count = before.saturating_add(1);
+                let scope = Scope::of(config, name, &cause);
+                let count = self.failures(&scope).count.saturating_add(1);
                 let pause = pause(count, retry_after, u64::from_be_bytes(random()));
-                let failures = Failures { count, next: clock::after(clock::now(), pause) };
-                self.failures.insert(key(failed), (Arc::clone(config), failures));
+                let failures = Failures { count, next: Some(clock::after(clock::now(), pause)) };
+                self.failures.insert(scope, (Arc::clone(config), failures));
+                if matches!(cause, FailureCause::Refused(_)) {
+                    let until = clock::unix().unwrap_or_default().saturating_add(pause).as_secs();
+                    held.store_refusal(Some(Refusal { count, until }));
+                }
                 log_failure(held, acme, name, &cause, (count, pause));
             }
         }
@@ -173,16 +236,17 @@ impl Orders {
     }
 }
 
-/// Returns the challenges that can be answered, in the order in which they are tried: HTTP-01 first if there is a plain TCP
-/// listener, unless the other one was validated last.
-fn kinds(snapshot: &Snapshot, validated: Option<ChallengeKind>) -> &'static [ChallengeKind] {
+/// Returns the challenges that can be answered, by preference: HTTP-01 if there is a plain TCP listener, unless the other one
+/// was validated last. Each order for a name that failed before prefers the other one.
+fn kinds(snapshot: &Snapshot, validated: Option<ChallengeKind>, failed: u32) -> &'static [ChallengeKind] {
     let is_plain = |(address, listener): (&ListenAddress, &crate::config::ListenerConfig)| {
         listener.tls.is_none() && address.tcp().is_some()
     };
-    match (snapshot.listeners().any(is_plain), validated) {
+    let prefers_tls = (validated == Some(ChallengeKind::TlsAlpn01)) ^ (failed % 2 == 1);
+    match (snapshot.listeners().any(is_plain), prefers_tls) {
         (false, _) => &[ChallengeKind::TlsAlpn01],
-        (true, Some(ChallengeKind::TlsAlpn01)) => &[ChallengeKind::TlsAlpn01, ChallengeKind::Http01],
-        (true, _) => &[ChallengeKind::Http01, ChallengeKind::TlsAlpn01],
+        (true, true) => &[ChallengeKind::TlsAlpn01, ChallengeKind::Http01],
+        (true, false) => &[ChallengeKind::Http01, ChallengeKind::TlsAlpn01],
     }
 }
 

@@ -29,6 +29,10 @@ pub(super) async fn follow(gateway: &Gateway, mut notices: mpsc::Receiver<Notice
                 Notice::Loaded => is_loaded = true,
             }
         }
+        if let Some(cluster) = &gateway.cluster {
+            // A session that is not registered yet sees there that it was replaced.
+            cluster.slots.registry().lose_all(&replaced);
+        }
         gateway.workers.replace(&replaced);
         make(gateway, changes).await;
         if let Some(cluster) = gateway.cluster.as_ref().filter(|_| is_loaded) {

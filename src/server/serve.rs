@@ -35,6 +35,7 @@ use super::worker::Worker;
 use crate::balance::moved::STARTED_BEFORE;
 use crate::client::KeySets;
 use crate::cluster::handle::Cluster;
+use crate::cluster::slot_registry::SlotRegistry;
 use crate::config::{Config, ListenAddress};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
@@ -131,7 +132,8 @@ impl Server {
         }
         let open = Listeners::new(inherited);
         let listeners = open.prepare(&config.listeners, passed)?;
-        let (counters, addresses, now) = (counters(&config), listeners.addresses(), clock::both());
+        let slots = Arc::<SlotRegistry>::default();
+        let (counters, addresses, now) = (counters(&config, &slots), listeners.addresses(), clock::both());
         let (key_sets, acme) = (KeySets::new(clock::now), Arc::default());
         // The servers of the process before have had their slow start.
         let earlier = before.as_ref().and_then(|_| now.instant.checked_sub(STARTED_BEFORE));
@@ -163,7 +165,7 @@ impl Server {
         let workers = config.server.workers.get();
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
-        let cluster = |config| Arc::new(Cluster::new(config, counters.leases()));
+        let cluster = |config| Arc::new(Cluster::new(config, counters.leases(), &slots));
         let cluster = config.cluster.as_ref().map(cluster);
         let gateway = Gateway::new(snapshot, (counters, key_sets, acme), connector, process, limits, channels);
         let gateway = Arc::new(gateway.in_cluster(cluster));
@@ -274,10 +276,11 @@ impl Server {
     }
 }
 
-/// Returns the counters of a process. Its quotas are shared if it is a node of a cluster that shares them.
-fn counters(config: &Config) -> Arc<Counters> {
-    let shares = config.cluster.as_ref().is_some_and(|cluster| cluster.share.quotas);
-    Arc::new(if shares { Counters::of_node(Arc::default()) } else { Counters::default() })
+/// Returns the counters of a process. Its quotas and slots are shared if it is a node of a cluster that shares them.
+fn counters(config: &Config, slots: &Arc<SlotRegistry>) -> Arc<Counters> {
+    let Some(share) = config.cluster.as_ref().map(|cluster| cluster.share) else { return Arc::default() };
+    let counters = if share.quotas { Counters::of_node(Arc::default()) } else { Counters::default() };
+    Arc::new(if share.slots { counters.with_slots(Arc::<SlotRegistry>::clone(slots)) } else { counters })
 }
 
 /// Serves until the drain is to start: until the stop signal, and then until the shutdown delay has passed or another

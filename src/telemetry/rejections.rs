@@ -166,6 +166,7 @@ fn level(rejection: Rejection) -> Level {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade) => Level::DEBUG,
         Rejection::Logout(LogoutError::Busy | LogoutError::NoKeys | LogoutError::NotStored)
+        | Rejection::ClusterUnavailable
         | Rejection::Full
         | Rejection::Memory
         | Rejection::KeysUnavailable { .. }

@@ -11,17 +11,23 @@ use rustls::sign::CertifiedKey;
 
 use super::accept;
 use super::challenge::AcmeCertificates;
+use super::shared_tickets::SharedTicketSecret;
 use super::tickets::TicketKeys;
 use crate::client::acme::challenge::ACME_TLS;
 use crate::config::{Certificate, ListenerTls, RecordLayer, TlsMinVersion};
 use crate::runtime::clock;
 
-/// Returns new keys for the tickets of a listener.
+/// Returns new keys for the tickets of a listener: random ones, or those that the nodes of a cluster share.
 ///
 /// # Errors
-/// If the cipher is not available.
-pub fn ticketer() -> Result<Arc<TicketKeys>, rustls::Error> {
-    TicketKeys::new(clock::now()).map(Arc::new)
+/// If the cipher or HKDF is not available.
+pub fn ticketer(shared: Option<SharedTicketSecret>) -> Result<Arc<TicketKeys>, rustls::Error> {
+    let now = clock::now();
+    let keys = match shared {
+        Some(shared) => TicketKeys::derived(shared, now, clock::unix()),
+        None => TicketKeys::new(now),
+    };
+    keys.map(Arc::new)
 }
 
 /// Returns the TLS configuration of one listener, with the certificates of ACME if it has those: TLS 1.3 and, if permitted, 1.2, HTTP/1.1 only, no early data,

@@ -3,6 +3,8 @@
 mod sealed;
 pub mod challenge;
 mod accept;
+mod ticket_secret;
+pub mod shared_tickets;
 pub mod tickets;
 pub mod config;
 pub mod expiry;

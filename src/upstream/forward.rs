@@ -37,8 +37,8 @@ impl Connector {
     /// arrived. The request counts as a session of the server, and may wait for one, as with [`Connector::ask`].
     ///
     /// Only a request with an idempotent method and without a body is sent again: to another server if one accepts no
-    /// connection, and over a new connection if the server closes one that was used before without a response (RFC 9110
-    /// section 9.2.2).
+    /// connection, and over a new connection if the server closes one that was used before without a byte of a response
+    /// (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
     ///
     /// # Errors
     /// As with [`Connector::ask`], or if the body does not arrive as a whole.
@@ -126,10 +126,11 @@ impl HttpExchange<'_> {
         *request.method_mut() = self.request.head.method().clone();
         *request.uri_mut() = self.request.head.uri().clone();
         *request.headers_mut() = self.request.head.headers().clone();
-        let response = connection.exchange(request, config.http_response_timeout, self.request.progress).await?;
+        let exchanged = connection.exchange(request, config.http_response_timeout, self.request.progress).await;
+        // The server has got the request.
+        self.is_repeatable &= !connection.has_received();
+        let response = exchanged?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // The server has got the request.
-            self.is_repeatable = false;
             return Err(OpenError::Broken(io::Error::other("a 101 that was not asked for")));
         }
         if is_failure(response.status()) {
@@ -137,8 +138,10 @@ impl HttpExchange<'_> {
         } else {
             connector.note_success(pool, server);
         }
-        // A server that wrongly sends the body of a HEAD would answer the next request with it.
-        let may_stay = !config.proxy_protocol && *self.request.head.method() != Method::HEAD;
+        // A server that wrongly sends a body here would answer the next request with it.
+        let has_no_body = *self.request.head.method() == Method::HEAD
+            || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let may_stay = !config.proxy_protocol && !has_no_body;
         let home = may_stay.then(|| Home {
             connections: Arc::clone(self.connections),
             pool: Arc::clone(pool),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,12 +17,14 @@ use tokio::time::{Instant, sleep};
 use super::open::{OpenError, builder};
 use super::request_body::{BodyProgress, RequestBody};
 use super::stream::UpstreamStream;
+use super::watched_stream::{Watch, WatchedStream};
 use crate::runtime::clock;
 
 /// A connection. It is served by the task that uses it, and by none while it is unused.
 pub struct HttpConnection {
     sender: http1::SendRequest<RequestBody>,
-    connection: http1::Connection<TokioIo<UpstreamStream>, RequestBody>,
+    connection: http1::Connection<TokioIo<WatchedStream>, RequestBody>,
+    watch: Arc<Watch>,
     has_ended: bool,
 }
 
@@ -31,8 +34,9 @@ impl HttpConnection {
     /// # Errors
     /// If hyper cannot use it.
     pub async fn new(stream: UpstreamStream, title_case_headers: bool) -> Result<Self, OpenError> {
+        let (stream, watch) = WatchedStream::new(stream);
         let (sender, connection) = builder(title_case_headers).handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, connection, has_ended: false })
+        Ok(Self { sender, connection, watch, has_ended: false })
     }
 
     /// Sends a request, and returns the response when its head has arrived. It must arrive within `timeout` after the
@@ -46,6 +50,7 @@ impl HttpConnection {
         timeout: Duration,
         progress: &BodyProgress,
     ) -> Result<Response<Incoming>, OpenError> {
+        self.watch.begin();
         let mut response = pin!(self.sender.send_request(request));
         let (connection, has_ended) = (&mut self.connection, &mut self.has_ended);
         let (mut deadline, mut sent) = (pin!(sleep(timeout)), progress.bytes());
@@ -85,6 +90,19 @@ impl HttpConnection {
         !self.has_ended && matches!(self.sender.poll_ready(&mut cx), Poll::Ready(Ok(())))
     }
 
+    /// Whether it can carry another request, and the kernel has no bytes that belong to none.
+    pub fn is_unspoiled(&mut self) -> bool {
+        self.is_idle() && {
+            self.watch.end();
+            self.is_idle()
+        }
+    }
+
+    /// Whether a byte of the response to the last request was received.
+    pub fn has_received(&self) -> bool {
+        self.watch.has_received()
+    }
+
     /// Whether the server has closed it.
     pub fn has_ended(&self) -> bool {
         self.has_ended
@@ -92,7 +110,7 @@ impl HttpConnection {
 }
 
 fn drive(
-    connection: &mut http1::Connection<TokioIo<UpstreamStream>, RequestBody>,
+    connection: &mut http1::Connection<TokioIo<WatchedStream>, RequestBody>,
     has_ended: &mut bool,
     cx: &mut Context<'_>,
 ) {

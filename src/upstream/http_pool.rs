@@ -55,7 +55,7 @@ impl HttpPool {
         let connections = of_upstream.by_server.get_mut(server)?;
         while let Some((mut connection, since)) = connections.pop() {
             *count -= 1;
-            if is_fresh(since, now) && connection.is_idle() {
+            if is_fresh(since, now) && connection.is_unspoiled() {
                 return Some(connection);
             }
         }

@@ -12,6 +12,7 @@ pub mod checks;
 mod cookies;
 mod rates;
 mod waiting;
+mod watched_stream;
 mod dns_runtime;
 pub mod resolver;
 pub mod discovery;

@@ -1,4 +1,4 @@
-//! The body of a client's request on its way to a server: streamed, with limits on its size and on each wait for the
+//! The body of a client's request on its way to a server: streamed, with limits on its size and on the waits for the
 //! client.
 
 use std::error::Error;
@@ -9,21 +9,27 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep_until};
 
 use crate::policy::framing::FramingError;
 use crate::policy::rejection::Rejection;
+use crate::runtime::clock;
+
+/// The rate at which a body must arrive on average once it was waited for longer than one pause may take, in bytes per
+/// second. Otherwise a client that sends one byte in each pause would keep a place of a server for days. The default of
+/// Apache's `mod_reqtimeout` is 500.
+pub const MIN_BYTES_PER_SECOND: u64 = 512;
 
 /// The limits of a body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
     /// The maximum number of its bytes; `None`: unlimited.
     pub max_bytes: Option<u64>,
-    /// How long the client may send nothing.
+    /// How long the client may send nothing, and how long all waits may take beyond [`MIN_BYTES_PER_SECOND`].
     pub timeout: Duration,
 }
 
@@ -40,10 +46,19 @@ struct StreamedBody {
     limits: BodyLimits,
     /// Removes the trailer fields that the server must not see.
     filter: TrailerFilter,
+    waits: Waits,
     /// The end of the present wait for the client.
-    wait: Option<Pin<Box<Sleep>>>,
-    is_wait_over: bool,
+    deadline: Option<Pin<Box<Sleep>>>,
     progress: Arc<BodyProgress>,
+}
+
+/// The waits for a client. The time in which the server takes nothing is none.
+#[derive(Debug, Default)]
+struct Waits {
+    /// The beginning of the present one.
+    since: Option<Instant>,
+    /// The sum of the others.
+    total: Duration,
 }
 
 /// The reason why a body did not arrive as a whole.
@@ -51,7 +66,7 @@ struct StreamedBody {
 pub enum BodyFault {
     /// It exceeds its limit.
     TooLarge,
-    /// The client sent nothing for too long.
+    /// The client sent nothing for too long, or too little.
     Timeout,
     /// It is not delimited as its head says.
     Malformed,
@@ -139,7 +154,7 @@ impl RequestBody {
     /// Streams the body of a client.
     pub fn streamed(body: Incoming, limits: BodyLimits, filter: TrailerFilter, progress: &Arc<BodyProgress>) -> Self {
         let progress = Arc::clone(progress);
-        Self(Some(Box::new(StreamedBody { body, limits, filter, wait: None, is_wait_over: true, progress })))
+        Self(Some(Box::new(StreamedBody { body, limits, filter, waits: Waits::default(), deadline: None, progress })))
     }
 
     /// Whether there is none.
@@ -160,7 +175,7 @@ impl StreamedBody {
             self.progress.is_waiting.store(true, Ordering::Relaxed);
             return self.poll_wait(cx).map(|fault| Some(Err(self.progress.fail(fault))));
         };
-        self.is_wait_over = true;
+        self.waits.end(clock::now());
         self.progress.is_waiting.store(false, Ordering::Relaxed);
         let frame = match frame {
             None => {
@@ -190,13 +205,33 @@ impl StreamedBody {
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
-        let timeout = self.limits.timeout;
-        let wait = self.wait.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        if std::mem::take(&mut self.is_wait_over) {
-            let now = Instant::from_std(crate::runtime::clock::now());
-            wait.as_mut().reset(now.checked_add(timeout).unwrap_or(now));
+        if let Some(end) = self.waits.begin(clock::now(), self.limits.timeout, self.progress.bytes()) {
+            match &mut self.deadline {
+                Some(deadline) => deadline.as_mut().reset(end.into()),
+                None => self.deadline = Some(Box::pin(sleep_until(end.into()))),
+            }
         }
-        wait.as_mut().poll(cx).map(|()| BodyFault::Timeout)
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        deadline.as_mut().poll(cx).map(|()| BodyFault::Timeout)
+    }
+}
+
+impl Waits {
+    /// Begins a wait after this number of bytes, and returns its deadline. Returns `None` if it has begun before.
+    fn begin(&mut self, now: Instant, timeout: Duration, bytes: u64) -> Option<Instant> {
+        if self.since.is_some() {
+            return None;
+        }
+        self.since = Some(now);
+        let earned = Duration::from_millis(bytes.saturating_mul(1000) / MIN_BYTES_PER_SECOND);
+        let left = timeout.saturating_add(earned).saturating_sub(self.total);
+        Some(clock::after(now, left.min(timeout)))
+    }
+
+    fn end(&mut self, now: Instant) {
+        if let Some(since) = self.since.take() {
+            self.total = self.total.saturating_add(now.saturating_duration_since(since));
+        }
     }
 }
 
@@ -214,5 +249,44 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.0.as_ref().map_or(SizeHint::with_exact(0), |body| body.body.size_hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns after how many milliseconds the client is given up that sends this many bytes at the end of each pause;
+    /// `None` if it sends 1 MiB before.
+    fn given_up_ms(timeout_ms: u64, pause_ms: u64, bytes: u64) -> Option<u64> {
+        let (start, timeout) = (Instant::now(), Duration::from_millis(timeout_ms));
+        let (mut waits, mut now, mut sent) = (Waits::default(), start, 0);
+        while sent < 1 << 20 {
+            let deadline = waits.begin(now, timeout, sent).unwrap();
+            assert_eq!(waits.begin(deadline, timeout, sent), None, "the wait has begun");
+            let next = now + Duration::from_millis(pause_ms);
+            if next > deadline {
+                return Some(u64::try_from(deadline.duration_since(start).as_millis()).unwrap());
+            }
+            waits.end(next);
+            (now, sent) = (next, sent + bytes);
+        }
+        None
+    }
+
+    #[test]
+    fn a_body_arrives_at_the_minimum_rate_once_the_timeout_has_passed() {
+        // A pause that is too long.
+        assert_eq!(given_up_ms(30_000, 30_001, 1 << 19), Some(30_000));
+        assert_eq!(given_up_ms(30_000, 30_000, 1 << 19), None);
+        // 1 byte each second earns 2 ms.
+        assert_eq!(given_up_ms(30_000, 1000, 1), Some(30_058));
+        // 500 bytes each second are not enough, 512 are.
+        assert_eq!(given_up_ms(30_000, 1000, 500), Some(1_238_984));
+        assert_eq!(given_up_ms(30_000, 1000, 512), None);
+        // A client that has sent much may pause for the timeout, and no longer.
+        let mut waits = Waits::default();
+        let now = Instant::now();
+        assert_eq!(waits.begin(now, Duration::from_secs(30), u64::MAX), Some(now + Duration::from_secs(30)));
     }
 }

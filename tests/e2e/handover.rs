@@ -5,6 +5,7 @@ mod faults;
 mod outside;
 mod http;
 mod sessions;
+mod tickets;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::PATIENCE;
 use crate::support::exchange::request;
 use crate::support::gate::Gate;
 use crate::support::session::{Client, Session};
@@ -174,7 +175,7 @@ fn a_body_that_is_too_large_gets_a_413() {
     }
 }
 
-/// A client that sends nothing of its body for `body_timeout` gets a 408. Progress extends the time, however slow.
+/// A client that sends nothing of its body for `body_timeout` gets a 408.
 #[test]
 fn a_body_that_stalls_gets_a_408() {
     let upstream = Upstream::bind();
@@ -186,6 +187,73 @@ fn a_body_that_stalls_gets_a_408() {
     assert_eq!(client.response().head.status(), 408);
     assert_eq!(gate.log.next("refused")["cause"], "body_timeout");
     assert_eq!(server.rest().0, b"body");
+}
+
+/// A body that goes on, but with less than 512 bytes per second, gets a 408, too. A faster one may take longer than
+/// `body_timeout`.
+#[test]
+fn a_body_that_is_too_slow_gets_a_408() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().route("http = true").listener("body_timeout = \"600ms\"").start(&upstream);
+    let begin = |lines: &str| {
+        let mut client = Client::connect(&gate);
+        client.send(request("POST", "/open/", lines, "").as_bytes());
+        // The pause after each part, in which the client reads.
+        client.set_timeout(Duration::from_millis(50));
+        (client, upstream.accept())
+    };
+    let (mut client, mut server) = begin("Content-Length: 1000\r\n");
+    let (mut answer, mut sent) = ([0; 64], 0);
+    let read = loop {
+        client.send(b"x");
+        sent += 1;
+        assert!(sent < 100, "the client is not given up");
+        if let Ok(read) = client.stream.read(&mut answer) {
+            break read;
+        }
+    };
+    assert!(sent > 6 && answer[..read].starts_with(b"HTTP/1.1 408 "), "{sent}");
+    assert_eq!(gate.log.next("refused")["cause"], "body_timeout");
+    server.head();
+    assert!(server.rest().0.iter().all(|byte| *byte == b'x'));
+    let (mut client, mut server) = begin("Content-Length: 5000\r\n");
+    for _ in 0..20 {
+        client.send(&[b'x'; 250]);
+        client.stream.read(&mut answer).unwrap_err();
+    }
+    client.set_timeout(PATIENCE);
+    assert_eq!(server.message().body.len(), 5000);
+    server.respond("", "done");
+    assert_eq!(client.message().body, "done");
+}
+
+/// A client that takes its response at a few bytes per second is cut off: the kernel has no room for further bytes within
+/// `write_timeout`.
+#[test]
+fn a_client_that_takes_its_response_too_slowly_is_cut_off() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().route("http = true").limits("write_timeout = \"500ms\"").start(&upstream);
+    let mut client = Client::connect(&gate);
+    client.send(request("GET", "/open/", "", "").as_bytes());
+    let mut server = upstream.accept();
+    server.head();
+    server.stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+    server.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
+    let (part, mut sent, mut taken) = (vec![b'x'; 1 << 16], 0, 0);
+    loop {
+        match server.stream.write(&part) {
+            Ok(written) => sent += written,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                // One byte in each pause of the server.
+                taken += client.stream.sock.read(&mut [0]).unwrap();
+                assert!(taken < 200, "the client is not cut off");
+            }
+            Err(_) => break,
+        }
+        assert!(sent < 64 << 20, "the server is not held up");
+    }
+    assert!(taken > 5, "{taken}");
+    assert_eq!(gate.log.next("request")["cause"], "client_gone");
 }
 
 /// A server that sends no head in time fails the request with 504. The time that the client needs does not count.

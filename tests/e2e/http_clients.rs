@@ -137,20 +137,50 @@ fn a_101_that_was_not_asked_for_is_not_repeated() {
     upstream.assert_untouched();
 }
 
-/// A server that wrongly sends the body of a HEAD does not answer the next request with it.
+/// A server that wrongly sends a body after a head that permits none does not answer the next request with it.
 #[test]
-fn a_connection_to_a_server_carries_nothing_after_a_head() {
+fn a_connection_to_a_server_carries_nothing_after_a_head_without_a_body() {
     let upstream = Upstream::bind();
     let gate = start("", &upstream);
-    let mut client = Client::connect(&gate);
-    client.send(request("HEAD", "/open/", "", "").as_bytes());
-    let mut server = upstream.accept();
-    server.message();
-    server.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
-    client.head();
-    client.send(request("GET", "/open/", "", "").as_bytes());
-    let mut next = upstream.accept();
-    next.message();
-    next.respond("", "right");
-    assert_eq!(client.message().body, "right");
+    for (method, status) in [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Not Modified")] {
+        let mut client = Client::connect(&gate);
+        client.send(request(method, "/open/", "", "").as_bytes());
+        let mut server = upstream.accept();
+        server.message();
+        server.send(format!("HTTP/1.1 {status}\r\nETag: \"x\"\r\n\r\n").as_bytes());
+        client.head();
+        client.send(request("GET", "/open/", "", "").as_bytes());
+        let mut next = upstream.accept();
+        next.message();
+        next.respond("Connection: close\r\n", "right");
+        assert_eq!(client.message().body, "right", "{method} {status}");
+    }
+}
+
+/// Bytes behind a whole response are no response to the next request.
+#[test]
+fn a_server_that_sends_more_than_its_response_loses_the_connection() {
+    let upstream = Upstream::bind();
+    let gate = start("", &upstream);
+    let stray = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong";
+    for is_apart in [false, true] {
+        let mut client = Client::connect(&gate);
+        client.send(request("GET", "/open/", "", "").as_bytes());
+        let mut server = upstream.accept();
+        server.message();
+        if is_apart {
+            server.respond("", "first");
+        } else {
+            server.send(&[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst", &stray[..]].concat());
+        }
+        assert_eq!(client.message().body, "first");
+        if is_apart {
+            server.send(stray);
+        }
+        client.send(request("GET", "/open/", "", "").as_bytes());
+        let mut next = upstream.accept();
+        next.message();
+        next.respond("Connection: close\r\n", "right");
+        assert_eq!(client.message().body, "right", "{is_apart}");
+    }
 }

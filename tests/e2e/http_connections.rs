@@ -220,6 +220,16 @@ fn a_request_is_repeated_only_if_it_is_safe() {
             assert_eq!(client.response().head.status(), 502, "{method}");
         }
     }
+    // The server got the request if any byte of its response arrives.
+    for part in ["H", "HTTP/1.1 103 Early Hints\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Le"] {
+        let (mut client, mut server) = used();
+        client.get("/open/");
+        server.message();
+        server.send(part.as_bytes());
+        drop(server);
+        assert_eq!(client.response().head.status(), 502, "{part}");
+        upstream.assert_untouched();
+    }
     // A new connection has no such excuse.
     let mut client = Client::connect(&gate);
     client.get("/open/");

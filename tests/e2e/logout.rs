@@ -257,3 +257,15 @@ fn a_logout_is_listed_and_outlives_a_killed_process() {
     drop(gate);
     assert_eq!(status(&start(), &ada), 401);
 }
+
+/// `hsts` and `server_header` of a route apply to the answers at the logout path of its section.
+#[test]
+fn the_answers_to_a_logout_have_the_headers_of_the_route() {
+    let upstream = Upstream::bind();
+    let gate = setup().route("hsts = \"1d\"\nserver_header = true").start(&upstream);
+    for (token, status) in [(logout_token("headers", &json!({})), 200), ("none".to_owned(), 400)] {
+        let head = log_out(&gate, &token).head;
+        let found = (head.status(), head.get("Strict-Transport-Security"), head.get("Server"));
+        assert_eq!(found, (status, Some("max-age=86400"), Some("tollgate")), "{head:?}");
+    }
+}

@@ -1,6 +1,9 @@
 //! A plain listener that redirects to https. The interop suite `acme` has the challenges that it answers.
 
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::json;
 
 use crate::support::PATIENCE;
 use crate::support::gate::Gate;
@@ -63,6 +66,15 @@ fn every_request_is_redirected_to_the_same_target_on_a_host_of_a_route() {
         ("OPTIONS *", "chat.example.com", (421, None)),
     ] {
         assert_eq!(ask(&gate, &request(line, host)), expected, "{line} {host:?}");
+        let logged = gate.log.next("redirect");
+        assert_eq!(
+            (&logged["status"], logged["method"].as_str()),
+            (&json!(expected.0), line.split(' ').next()),
+            "{line}"
+        );
+        if line.starts_with("HEAD") {
+            assert_eq!((&logged["host"], &logged["path"]), (&json!("Chat.Example.com:80"), &json!("/a%20b/")));
+        }
     }
     // An opening handshake is never served without TLS.
     let upgrade = Request::to("/open/").replacing("Host: chat.example.com");
@@ -72,10 +84,21 @@ fn every_request_is_redirected_to_the_same_target_on_a_host_of_a_route() {
 #[test]
 fn a_redirect_counts_in_upgrade_rate_and_has_no_port_without_a_listener_with_tls() {
     let upstream = Upstream::bind();
-    let gate =
-        Setup::new().server("upgrade_rate = \"2/h\"").listener("tls = false\nredirect = \"https\"").start(&upstream);
+    let metrics = "[metrics]\naddress = \"127.0.0.1:0\"";
+    let setup =
+        Setup::new().server("upgrade_rate = \"2/h\"").listener("tls = false\nredirect = \"https\"").more(metrics);
+    let gate = setup.start(&upstream);
+    let metrics: SocketAddr = gate.log.next("metrics")["address"].as_str().unwrap().parse().unwrap();
     let ask = || ask(&gate, &request("GET /a", "anything.example"));
     let expected = (301, Some("https://anything.example/a".to_owned()));
     assert_eq!([ask(), ask()], [expected.clone(), expected]);
     assert_eq!(ask(), (429, None));
+    let refused = gate.log.next("refused");
+    assert_eq!((&refused["cause"], &refused["host"]), (&json!("upgrade_rate"), &json!("anything.example")));
+    let mut scrape = TcpStream::connect(metrics).unwrap();
+    scrape.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    scrape.read_to_string(&mut text).unwrap();
+    let line = "tollgate_http_requests_total{route=\"\",status=\"301\"} 2";
+    assert!(text.lines().any(|found| found == line), "{text}");
 }

@@ -231,3 +231,20 @@ fn a_body_is_ignored() {
     client.send(&[request.bytes(), b"hello".to_vec()].concat());
     assert_eq!(client.response().head.status(), 200);
 }
+
+/// `hsts` and `server_header` of the route apply to the answers at its refresh path.
+#[test]
+fn the_answers_at_a_refresh_path_have_the_headers_of_the_route() {
+    let upstream = Upstream::bind();
+    let gate = start(&upstream, "hsts = \"1d\"\nserver_header = true\n");
+    for (request, status) in [
+        (refresh("POST").bearer(&good_token()), 200),
+        (refresh("OPTIONS"), 204),
+        (refresh("GET"), 405),
+        (refresh("POST"), 401),
+    ] {
+        let head = ask(&gate, &request).head;
+        let found = (head.status(), head.get("Strict-Transport-Security"), head.get("Server"));
+        assert_eq!(found, (status, Some("max-age=86400"), Some("tollgate")), "{head:?}");
+    }
+}

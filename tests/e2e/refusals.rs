@@ -93,7 +93,8 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::BodyTimeout => 408,
         Rejection::Unsupported => 501,
         Rejection::Unreachable | Rejection::UpstreamMalformed | Rejection::Answer(_) => 502,
-        Rejection::Full
+        Rejection::ClusterUnavailable
+        | Rejection::Full
         | Rejection::Memory
         | Rejection::Draining
         | Rejection::UpstreamBusy { .. }
@@ -229,6 +230,8 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         Rejection::Logout(_) => Vec::new(),
         // `forward` has its own file, with a service that decides.
         Rejection::AuthStatus(_) | Rejection::AuthUnavailable => Vec::new(),
+        // The suite `cluster` covers this, with a server.
+        Rejection::ClusterUnavailable => Vec::new(),
         // `requests_that_wait_leave_descriptors_and_places_to_others` covers this.
         Rejection::AuthBusy => Vec::new(),
         // `http_bodies`, `http_connections` and `http_framing` cover these, on a route with `http = true`.
@@ -647,6 +650,7 @@ fn every_other_rejection_has_its_response_and_log_line() {
         Claims,
         AddressSessions,
         SubjectSessions,
+        ClusterUnavailable,
         Full,
         Memory,
         Draining,

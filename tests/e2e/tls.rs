@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{DigitallySignedStruct, HandshakeKind, ProtocolVersion, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, ProtocolVersion, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::support::PATIENCE;
 use crate::support::gate::Gate;
 use crate::support::pki::{Leaf, client_config};
 use crate::support::request::Request;
+use crate::support::secrets::remember;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
@@ -41,7 +42,7 @@ fn tls_1_2_and_1_3_negotiate_http_1_1_only() {
     }
 }
 
-fn handshake_error(gate: &Gate, config: rustls::ClientConfig) -> String {
+fn handshake_error(gate: &Gate, config: ClientConfig) -> String {
     let mut stream = TcpStream::connect(gate.address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut tls = rustls::ClientConnection::new(Arc::new(config), "chat.example.com".try_into().unwrap()).unwrap();
@@ -114,6 +115,41 @@ fn sessions_are_resumed_without_early_data() {
             assert_eq!(session.client.stream.conn.tls13_tickets_received(), tickets, "one ticket per connection");
             session.close();
         }
+    }
+}
+
+/// A client that has a ticket of one node resumes its session at every node with the same secret, in either version, and
+/// has a full handshake at one with another secret. A changed file has no effect before a restart.
+#[test]
+fn sessions_are_resumed_at_every_node_of_a_cluster() {
+    let upstream = Upstream::bind();
+    let secrets = ["the secret of the nodes, for tests 1", "the secret of the nodes, for tests 2"];
+    secrets.iter().for_each(|secret| remember(secret));
+    let node = |secret: &str| {
+        // The servers are never reached: the keys need none.
+        let cluster = "[cluster]\nurl = \"unix:/nonexistent/redis.sock\"\nsecret_file = \"cluster-secret\"\n";
+        Setup::new().more(cluster).file("cluster-secret", secret).start(&upstream)
+    };
+    let (first, second, other) = (node(secrets[0]), node(secrets[0]), node(secrets[1]));
+    let connect = |gate: &Gate, config: &Arc<ClientConfig>, expected: HandshakeKind| {
+        let client = Client::connect_with(gate, Arc::clone(config), "chat.example.com");
+        assert_eq!(client.stream.conn.handshake_kind(), Some(expected), "{:?}", client.stream.conn.protocol_version());
+        // TLS 1.3 tickets follow the handshake, so they are read together with the session.
+        Session::open_over(client, &upstream, &Request::to("/open/"), &[]).close();
+    };
+    let configs = [&TLS12, &TLS13].map(|version| Arc::new(client_config(&[version])));
+    for config in &configs {
+        connect(&first, config, HandshakeKind::Full);
+        connect(&second, config, HandshakeKind::Resumed);
+        connect(&first, config, HandshakeKind::Resumed);
+        connect(&other, config, HandshakeKind::Full);
+        connect(&first, config, HandshakeKind::Full);
+    }
+    std::fs::write(first.folder.path("cluster-secret"), secrets[1]).unwrap();
+    first.log.next("cluster changes only at a restart");
+    for config in &configs {
+        connect(&second, config, HandshakeKind::Resumed);
+        connect(&first, config, HandshakeKind::Resumed);
     }
 }
 

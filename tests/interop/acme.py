@@ -168,13 +168,15 @@ with suite.check("HTTP-01: a plain listener answers the challenge, and redirects
             status, headers = request(http_port, method, path, host)
             equal((method, path, host, status, headers.get("location")), (method, path, host, *expected))
 
-with suite.check("a challenge that fails is followed by the other kind, which the renewal tries first"), \
+with suite.check("a challenge that fails is followed by the other kind in the next order, which the renewal tries first"), \
         pebble(certificateValidityPeriod=15, environment={"PEBBLE_WFE_NONCEREJECT": "0"}) as authority:
     # Nothing listens at the port at which Pebble validates HTTP-01.
     text = configuration(authority, new_state(), http=True).replace(f"127.0.0.1:{http_port}", f"127.0.0.1:{harness.free_port()}")
     with tollgate(text) as process:
-        process.wait_for("a certificate was issued")
-        equal((process.lines("HTTP-01"), process.lines("TLS-ALPN-01") != []), ([], True))
+        failed = process.wait_for("no certificate: clients of this name cannot connect")[0]
+        equal((failed["cause"].startswith("HTTP-01: "), authority.output().count("POST /order-plz")), (True, 1))
+        process.wait_for("a certificate was issued", seconds=80)
+        equal((process.lines("answered (HTTP-01)"), process.lines("answered (TLS-ALPN-01)") != []), ([], True))
         orders = authority.output().count("POST /order-plz")
         process.wait_for("a certificate was issued", count=2)
         equal((orders, authority.output().count("POST /order-plz")), (2, 3))
@@ -315,6 +317,56 @@ with suite.check("a CA that refuses: its words are in the log, and its Retry-Aft
     equal(limited["retry_secs"], 86400)
     limited = refusal(lambda own: {"/dir": (503, {"Retry-After": "600"}, b"<html>")})
     equal(("503" in limited["cause"], limited["retry_secs"]), (True, 600))
+
+def requests_for_orders(authority, state, path="/order"):
+    """Returns how often an authority was asked at a path by a process with two names, of which the first order fails."""
+    before = authority.asked.count(path)
+    with tollgate(configuration(authority, state, hosts=(NAME, OTHER))) as process:
+        process.wait_for("no certificate: clients of this name cannot connect")
+        time.sleep(2)  # an order that may begin begins at once
+        equal(process.lines("ordering a certificate") != [], True)
+    return authority.asked.count(path) - before
+
+
+with suite.check("a refusal of the authority or of the account holds up all names, and that of a name only this one"):
+    later = {"Retry-After": "600"}
+    for path, status, kind, expected in [
+        ("/order", 429, "rateLimited", 1),
+        ("/order", 503, "serverInternal", 1),
+        ("/order", 401, "unauthorized", 1),  # RFC 8555 section 7.3.6: a deactivated account
+        ("/account", 403, "userActionRequired", 1),
+        ("/finalize", 429, "rateLimited", 1),
+        ("/order", 403, "rejectedIdentifier", 2),
+    ]:
+        authority = FakeAuthority(secrets, NAME)
+        authority.answers[path] = authority.problem(status, kind, "refused", **later)
+        equal((path, kind, requests_for_orders(authority, new_state(), path)), (path, kind, expected))
+        authority.close()
+
+with suite.check("a refusal of the authority survives a restart, in a file for the owner only"):
+    authority, state = FakeAuthority(secrets, NAME), new_state()
+    authority.answers["/order"] = authority.problem(429, "rateLimited", "refused", **{"Retry-After": "600"})
+    equal(requests_for_orders(authority, state), 1)
+    equal(modes(state)["acme/test/refused.json"], "0o600")
+    with tollgate(configuration(authority, state, hosts=(NAME, OTHER))) as process:
+        waits = process.wait_for("orders wait: the certificate authority refused them before")[0]
+        equal(590 < waits["retry_secs"] <= 600, True)
+        time.sleep(2)
+        equal((process.lines("ordering"), authority.asked.count("/order")), ([], 1))
+    authority.close()
+
+with suite.check("the wait ends with the refusal, and its file with the next certificate"), pebble() as authority:
+    state = new_state()
+    with tollgate(configuration(authority, state)) as process:
+        process.wait_for("a certificate was issued")
+    [certificate] = state.rglob(f"{NAME}.pem")
+    certificate.unlink()
+    refused = certificate.with_name("refused.json")
+    refused.write_text(json.dumps({"count": 2, "until": int(time.time()) + 4}))
+    with tollgate(configuration(authority, state)) as process:
+        process.wait_for("orders wait: the certificate authority refused them before")
+        process.wait_for("a certificate was issued")
+        wait_until(lambda: not refused.exists(), "the end of the file")
 
 NONSENSE = {
     "a page instead of the directory": lambda own: {"/dir": (200, {}, b"<html>hello</html>")},

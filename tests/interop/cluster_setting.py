@@ -14,19 +14,20 @@ from harness import Process, Skip, equal
 
 
 class Redis:
-    """`redis-server` without files on a free port, which can be ended and started again."""
+    """`redis-server` without files on a free port, which can be ended and started again. `options` are added to its command;
+    `socket` is the path of the Unix socket that they name."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, *options, port=None, socket=None):
         if not shutil.which("redis-server"):
             raise Skip("redis-server is not installed")
-        self.directory, self.port = directory, harness.free_port()
+        self.directory, self.options, self.port, self.socket = directory, options, port or harness.free_port(), socket
         self.start()
 
     def start(self):
         self.process = Process("redis", ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--appendonly",
-                                         "no", "--dir", self.directory], self.directory)
+                                         "no", "--dir", self.directory, *self.options], self.directory)
         end = time.monotonic() + harness.READY_SECONDS
-        while not harness.accepts(self.port):
+        while not (self.socket.exists() if self.socket else harness.accepts(self.port)):
             if time.monotonic() > end or not self.process.alive():
                 raise RuntimeError(f"redis-server did not start:\n{self.process.output()[-2000:]}")
             time.sleep(0.02)
@@ -111,11 +112,11 @@ class Node:
     """A node of a cluster. `configuration` is its configuration without the sections of the API and of the cluster, and
     `keys` are further lines of the latter."""
 
-    def __init__(self, number, configuration, directory, redis_port, keys=""):
+    def __init__(self, number, configuration, directory, redis_port=None, keys="", section=None):
         self.number, self.directory = number, directory
         self.socket = directory / f"admin-{number}.sock"
-        self.configuration = (f'{configuration}\n[admin]\naddress = "unix:{self.socket}"\n'
-                              f'[cluster]\nurl = "redis://127.0.0.1:{redis_port}"\nnode_timeout = "3s"\n{keys}')
+        section = section or f'url = "redis://127.0.0.1:{redis_port}"\n{keys}'
+        self.configuration = f'{configuration}\n[admin]\naddress = "unix:{self.socket}"\n[cluster]\nnode_timeout = "3s"\n{section}'
         self.start()
 
     def start(self):

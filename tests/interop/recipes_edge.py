@@ -10,10 +10,12 @@ import time
 import aiohttp
 
 import harness
+from cluster_setting import Redis
 from harness import equal
 from recipes_python import django_site, fastapi_service, in_loop, log_in
 from recipes_setting import (CLIENT, DIRECT, SECONDS, Direct, behind, directory, needs, nginx, on_free_ports, ready, secrets,
                              session, suite)
+from recipes_setting import RECIPES as RECIPES_DIRECTORY
 
 OTHER = "127.0.0.8"
 HOST = "app.example.com"
@@ -38,6 +40,11 @@ backend tollgate
     balance leastconn
     server a 127.0.0.1:{tollgate} send-proxy-v2 check check-send-proxy inter 100ms
 """
+
+# The same with the checks of config/recipes/cluster.toml, and a line for each node.
+HAPROXY_CLUSTER = HAPROXY.replace("    server a 127.0.0.1:{tollgate} send-proxy-v2 check check-send-proxy inter 100ms\n",
+                                  "    option httpchk GET /readyz\n    default-server send-proxy-v2 check inter 100ms\n{servers}\n")
+NODES = 3
 
 # A CDN as a server block: it keeps connections to the origin, and passes WebSockets and `Host` on.
 CDN = """
@@ -78,6 +85,40 @@ def l4_balancer():
 
     public, _ = on_free_ports(2, start)
     return functools.partial(in_loop, edge_checks, "HAProxy", Edge(public))
+
+
+def cluster():
+    needs("haproxy", "redis-server")
+    if DIRECT:
+        raise harness.Skip("a cluster needs Tollgate")
+    port, redis_port = fastapi_service("cluster-service"), harness.free_port()
+    password = randoms.token_hex(16)
+    for name, content in ("redis-password", password), ("cluster-secret", randoms.token_hex(32)):
+        (directory / name).write_text(f"{content}\n")
+        (directory / name).chmod(0o600)
+    # The user of the comment in the recipe.
+    rules = next(line for line in (RECIPES_DIRECTORY / "cluster.toml").read_text().splitlines() if line.startswith("#   user tollgate "))
+    (directory / "users.acl").write_text(f"user default off\n{rules.removeprefix('#   ').replace('PASSWORD', password)}\n")
+    Redis(directory, "--port", 0, "--tls-port", redis_port, "--tls-cert-file", secrets.dir / "localhost.pem", "--tls-key-file",
+          secrets.dir / "localhost.key", "--tls-ca-cert-file", secrets.ca, "--tls-auth-clients", "no", "--aclfile",
+          directory / "users.acl", port=redis_port)
+
+    def start(public, *checked):
+        servers = []
+        for number, metrics in enumerate(checked):
+            changes = [('"10.0.0.0/24"', '"127.0.0.1"'), ('"0.0.0.0:9641"', f'"127.0.0.1:{metrics}"'),
+                       ('shutdown_delay = "10s"', 'shutdown_delay = "0s"'), ('drain_timeout = "5m"', 'drain_timeout = "1s"'),
+                       ("unix:/run/tollgate/admin.sock", f"unix:{directory}/node-{number}.sock"),
+                       ("redis.internal:6379", f"localhost:{redis_port}"),
+                       ('on_outage = "local"', f'on_outage = "local"\nca = "{secrets.ca}"')]
+            tollgate = behind("cluster", {"127.0.0.1:8000": port}, HOST, name=f"cluster-{number}", changes=changes, public=public)
+            servers.append(f"    server node{number} 127.0.0.1:{tollgate.port} port {metrics}")
+        file = directory / "haproxy-cluster.cfg"
+        file.write_text(HAPROXY_CLUSTER.format(port=public, servers="\n".join(servers)))
+        ready(harness.Process("haproxy-cluster", ["haproxy", "-q", "-f", file], directory), public)
+
+    public, *_ = on_free_ports(1 + NODES, start)
+    return functools.partial(in_loop, edge_checks, "HAProxy with three nodes and Redis", Edge(public))
 
 
 def cdn():
@@ -217,4 +258,4 @@ async def log_out(client, origin):
         equal(answer.status, 200)
 
 
-RECIPES = {"l4-balancer": l4_balancer, "cdn": cdn, "forward-auth": forward_auth}
+RECIPES = {"l4-balancer": l4_balancer, "cluster": cluster, "cdn": cdn, "forward-auth": forward_auth}

@@ -43,7 +43,7 @@ fn server(layer: RecordLayer) -> Arc<rustls::ServerConfig> {
         &ListenerTls { certificates: vec![certificate], acme: None, min_version: TlsMinVersion::Tls12 },
         None,
         layer,
-        tollgate::tls::config::ticketer().unwrap(),
+        tollgate::tls::config::ticketer(None).unwrap(),
     )
     .unwrap()
 }

@@ -25,6 +25,7 @@ const REJECTIONS = {
   claims: 'claims not sufficient',
   address_sessions: 'too many sessions of an address',
   subject_sessions: 'too many sessions of a subject',
+  cluster_unavailable: 'cluster unavailable',
   full: 'process is full',
   memory: 'memory limit',
   draining: 'draining',

@@ -35,6 +35,7 @@ fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
         Rejection::Claims => claims(facts),
         Rejection::AddressSessions => address_sessions(facts),
         Rejection::SubjectSessions => subject_sessions(facts),
+        Rejection::ClusterUnavailable => cluster_unavailable(),
         Rejection::Full => full(),
         Rejection::Memory => memory(),
         Rejection::Draining => draining(),
@@ -291,6 +292,16 @@ fn subject_sessions(facts: &Facts<'_>) -> Words {
         "If one user may have more, raise `sessions_per_subject`. With `on_session_limit = \"close_oldest\"` a new \
          session replaces the oldest one. All clients without a subject count as one.",
         &[keys::SESSIONS_PER_SUBJECT, keys::ON_SESSION_LIMIT, keys::SUBJECT_CLAIM],
+    )
+}
+
+fn cluster_unavailable() -> Words {
+    words(
+        "The server of the cluster counts the sessions of this client on all nodes. It does not answer, or not in time, \
+         and the configuration refuses further sessions then.",
+        "Check that the server runs and that this machine reaches it. A cluster may instead divide the limits among its \
+         nodes while the server is away.",
+        &[],
     )
 }
 

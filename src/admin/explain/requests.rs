@@ -27,7 +27,7 @@ pub(super) fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
             &[keys::REQUEST_MAX_SIZE],
         ),
         _ => words(
-            "The client sent nothing of the body of its request for `body_timeout`.",
+            "The client sent nothing of the body of its request for `body_timeout`, or less than 512 bytes per second after it.",
             "Raise `body_timeout` of the listener if clients are that slow.",
             &[keys::BODY_TIMEOUT],
         ),

@@ -146,6 +146,7 @@ fn rejections() -> Vec<Rejection> {
         Claims,
         AddressSessions,
         SubjectSessions,
+        ClusterUnavailable,
         Full,
         Memory,
         Draining,

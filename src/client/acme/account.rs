@@ -54,14 +54,13 @@ pub(super) async fn account(
     Ok(account)
 }
 
-/// Renames the file of the account if the certificate authority does not know the account. Returns whether it does not.
-pub(super) fn forget_unknown(folder: &Folder, error: &Error) -> bool {
+/// Renames the file of the account if the certificate authority does not know the account.
+pub(super) fn forget_unknown(folder: &Folder, error: &Error) {
     let is_unknown =
         matches!(error, Error::Api(Problem { r#type: Some(kind), .. }) if kind.as_str() == UNKNOWN_ACCOUNT);
     if is_unknown && let Ok(aside) = folder.set_aside(ACCOUNT, "unknown") {
         tracing::warn!(copy = %aside.display(), "the certificate authority does not know the ACME account: it is renamed");
     }
-    is_unknown
 }
 
 async fn update_contact(config: &AcmeConfig, folder: &Folder, account: &Account) -> Result<(), AccountError> {

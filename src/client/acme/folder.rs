@@ -17,6 +17,8 @@ use crate::config::AcmeConfig;
 const PARENT: &str = "acme";
 /// The file of the account.
 pub(super) const ACCOUNT: &str = "account.json";
+/// The file of the refusal of all orders.
+pub(super) const REFUSAL: &str = "refused.json";
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// The largest file that is read.
@@ -88,6 +90,17 @@ impl Folder {
         File::open(&*self.0)?.sync_all()
     }
 
+    /// Removes a file, if there is one.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(&self, file: &str) -> io::Result<()> {
+        match fs::remove_file(self.0.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Renames a file that cannot be used, so that it is not overwritten. Returns its new path.
     ///
     /// # Errors
@@ -148,6 +161,9 @@ mod tests {
         let aside = ours.set_aside("a", "damaged").unwrap();
         assert_eq!((fs::read(&aside).unwrap(), mode(&aside)), (b"second".to_vec(), 0o600));
         assert!(ours.read("a").unwrap().is_none() && ours.set_aside("a", "damaged").is_err());
+        ours.write(REFUSAL, b"{}").unwrap();
+        ours.remove(REFUSAL).unwrap();
+        ours.remove(REFUSAL).unwrap();
         assert_eq!(fs::read_dir(&*ours.0).unwrap().count(), 1, "nothing else is left");
         fs::remove_dir_all(&state).unwrap();
     }

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::challenge::Challenges;
 use super::folder::Folder;
+use super::refusal::Refusal;
 use super::schedule::renewal;
 use crate::config::{AcmeConfig, Certificate, parse_certificate};
 use crate::policy::remote::HttpUrl;
@@ -192,6 +193,19 @@ impl Held {
     /// Returns the number of orders that gave a certificate, and of those that failed.
     pub fn orders(&self) -> (u64, u64) {
         (self.issued.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    /// Returns the stored refusal of all orders. This blocks for a small file.
+    pub fn refusal(&self) -> Option<Refusal> {
+        Refusal::read(self.folder.as_ref()?)
+    }
+
+    /// Stores the refusal of all orders, or removes it. This blocks for a small file.
+    pub fn store_refusal(&self, refusal: Option<Refusal>) {
+        if let Some(Err(error)) = self.folder.as_ref().map(|folder| Refusal::write(refusal, folder)) {
+            let acme = &*self.section;
+            tracing::warn!(acme, %error, "cannot store in state_dir how long the certificate authority refuses orders");
+        }
     }
 
     fn add(&self, name: &Arc<str>) {

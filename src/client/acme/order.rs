@@ -4,7 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use instant_acme::{AuthorizationStatus, ChallengeType, Error, Identifier, NewOrder, Order, OrderStatus, RetryPolicy};
+use http::StatusCode;
+use instant_acme::{
+    AuthorizationStatus, ChallengeType, Error, Identifier, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
+};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -20,15 +23,19 @@ use crate::config::{AcmeConfig, Certificate};
 use crate::runtime::clock;
 use crate::runtime::tasks::start_blocking;
 
-/// Timeout for an order with one challenge.
+/// Timeout for an order.
 const ORDER_TIMEOUT: Duration = Duration::from_mins(5);
 /// How an order is polled until its challenge was validated, and until the certificate was issued.
 const POLLING: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_mins(2));
 /// How often an order is made again whose nonces were rejected.
 const NONCE_RETRIES: u32 = 3;
-/// The type of that problem.
-const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";
+/// The types of problems (RFC 8555 section 6.7).
+const PROBLEM_PREFIX: &str = "urn:ietf:params:acme:error:";
+const BAD_NONCE: &str = "badNonce";
+const RATE_LIMITED: &str = "rateLimited";
+/// Those of an account that gets no order: it is unknown, deactivated, or has to agree to new terms.
+const ACCOUNT_PROBLEMS: [&str; 3] = ["accountDoesNotExist", "unauthorized", "userActionRequired"];
 /// The longest text of a certificate authority that a message shows, in characters.
 const TEXT_MAX_CHARS: usize = 400;
 
@@ -57,8 +64,12 @@ pub struct OrderFailure {
 /// Why an order gave no certificate.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FailureCause {
-    /// The certificate authority does not answer, or gives no account: no name of the section gets a certificate.
+    /// The certificate authority does not answer, or with something that is not ACME: it issues no certificate.
     Authority(String),
+    /// The certificate authority refuses every request for now: its limit is reached, or it fails.
+    Refused(String),
+    /// There is no account, or it gets no orders: no name of the section gets a certificate.
+    Account(String),
     /// The state directory cannot be used: no name gets a certificate.
     Files(String),
     /// The certificate authority gives no certificate for this name.
@@ -67,34 +78,37 @@ pub enum FailureCause {
 
 impl fmt::Display for FailureCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Authority(cause) | Self::Files(cause) | Self::Name(cause)) = self;
+        let (Self::Authority(cause)
+        | Self::Refused(cause)
+        | Self::Account(cause)
+        | Self::Files(cause)
+        | Self::Name(cause)) = self;
         f.write_str(cause)
     }
 }
 
-/// Why one challenge gave no certificate.
+/// Why one order gave no certificate.
 enum Failed {
-    /// The order failed for a reason that another challenge would meet, too.
+    /// It failed.
     Order(FailureCause),
-    /// This challenge was not offered, or not validated.
-    Challenge(String),
     /// The certificate authority rejected the nonces of one request more often than the library repeats it.
     Nonce,
 }
 
 impl Orderer {
-    /// Gets a certificate for a name, stores it, and uses it for new handshakes. The challenges are tried in this order.
-    /// Returns the one that was validated.
+    /// Gets a certificate for a name, stores it, and uses it for new handshakes. It answers one challenge: the first one
+    /// of these that is offered. A second one would count as a second failure, of which authorities allow a few an hour.
+    /// Returns the challenge.
     ///
     /// # Errors
     /// If there is no certificate. The one in use stays.
     pub async fn order(&self, name: &Arc<str>, kinds: &[ChallengeKind]) -> Result<ChallengeKind, OrderFailure> {
         let transport = Transport::new(self.client.clone(), self.config.directory.clone());
-        let ordering = self.try_challenges(name, kinds, &transport).await;
+        let ordering = self.order_by(name, kinds, &transport).await;
         ordering.map_err(|cause| OrderFailure { cause, retry_after: transport.take_retry_after() })
     }
 
-    async fn try_challenges(
+    async fn order_by(
         &self,
         name: &Arc<str>,
         kinds: &[ChallengeKind],
@@ -107,57 +121,39 @@ impl Orderer {
         })
         .await
         .map_err(|error| FailureCause::Files(format!("cannot write to state_dir: {error}")))?;
-        let mut failures = Vec::new();
-        let mut nonces_left = NONCE_RETRIES;
-        let mut kinds = kinds.iter();
-        let mut next = kinds.next();
-        while let Some(kind) = next {
-            let trying = timeout(ORDER_TIMEOUT, self.try_challenge(name, *kind, &folder, transport));
-            match trying.await {
-                Ok(Ok(())) => return Ok(*kind),
+        for _ in 0..=NONCE_RETRIES {
+            match timeout(ORDER_TIMEOUT, self.try_once(name, kinds, &folder, transport)).await {
+                Ok(Ok(kind)) => return Ok(kind),
                 Ok(Err(Failed::Order(cause))) => return Err(cause),
-                Ok(Err(Failed::Challenge(cause))) => failures.push(format!("{kind}: {cause}")),
-                Ok(Err(Failed::Nonce)) if nonces_left > 0 => {
-                    nonces_left -= 1;
-                    continue;
-                }
-                Ok(Err(Failed::Nonce)) => {
-                    return Err(FailureCause::Authority("the certificate authority rejects its own nonces".to_owned()));
-                }
-                Err(_) => failures.push(format!("{kind}: the order took longer than {ORDER_TIMEOUT:?}")),
+                Ok(Err(Failed::Nonce)) => {}
+                Err(_) => return Err(FailureCause::Name(format!("the order took longer than {ORDER_TIMEOUT:?}"))),
             }
-            next = kinds.next();
         }
-        Err(FailureCause::Name(failures.join("; ")))
+        Err(FailureCause::Authority("the certificate authority rejects its own nonces".to_owned()))
     }
 
-    async fn try_challenge(
+    async fn try_once(
         &self,
         name: &Arc<str>,
-        kind: ChallengeKind,
+        kinds: &[ChallengeKind],
         folder: &Folder,
         transport: &Transport,
-    ) -> Result<(), Failed> {
+    ) -> Result<ChallengeKind, Failed> {
         let account = account(&self.config, folder, transport).await.map_err(|error| match error {
-            AccountError::Authority(error) if is_bad_nonce(&error) => Failed::Nonce,
-            AccountError::Authority(error) => authority(&error),
+            AccountError::Authority(error) => failed(&error, FailureCause::Account),
             AccountError::File(error) => Failed::Order(FailureCause::Files(error)),
         })?;
-        let failed = |error: Error| {
-            if is_bad_nonce(&error) {
-                return Failed::Nonce;
-            }
-            if account::forget_unknown(folder, &error) || is_of_transport(&error) {
-                return authority(&error);
-            }
-            Failed::Order(FailureCause::Name(describe(&error)))
-        };
+        let of_name = |error: Error| failed(&error, FailureCause::Name);
         let identifiers = [Identifier::Dns(name.to_string())];
-        let mut order = account.new_order(&NewOrder::new(&identifiers)).await.map_err(failed)?;
-        self.validate(&mut order, name, kind).await?;
+        let mut order = account.new_order(&NewOrder::new(&identifiers)).await.map_err(|error| {
+            account::forget_unknown(folder, &error);
+            let is_of_account = ACCOUNT_PROBLEMS.iter().any(|kind| is_problem(&error, kind));
+            failed(&error, if is_of_account { FailureCause::Account } else { FailureCause::Name })
+        })?;
+        let kind = self.validate(&mut order, name, kinds).await?;
         let (key, request) = certificate_request(name).map_err(|error| Failed::Order(FailureCause::Name(error)))?;
-        order.finalize_csr(&request).await.map_err(failed)?;
-        let chain = order.poll_certificate(&POLLING).await.map_err(failed)?;
+        order.finalize_csr(&request).await.map_err(of_name)?;
+        let chain = order.poll_certificate(&POLLING).await.map_err(of_name)?;
         let content = stored(&key, &chain);
         let certificate = check(&content, name).map_err(|error| {
             let message = format!("the certificate authority issued a certificate that cannot be used: {error}");
@@ -171,30 +167,34 @@ impl Orderer {
             let (name, acme) = (&**name, &*self.config.name);
             tracing::error!(name, acme, %error, "a certificate is in use but could not be stored in state_dir");
         }
-        Ok(())
+        Ok(kind)
     }
 
-    /// Answers the challenge of this kind until it was validated. An authorization may be valid already.
-    async fn validate(&self, order: &mut Order, name: &Arc<str>, kind: ChallengeKind) -> Result<(), Failed> {
-        let failed = |error: Error| match error {
-            error if is_of_transport(&error) => authority(&error),
-            error if is_bad_nonce(&error) => Failed::Nonce,
-            error => Failed::Challenge(describe(&error)),
-        };
+    /// Answers the first challenge of these kinds that is offered, and waits until it was validated. An authorization may
+    /// be valid already. Returns the kind.
+    async fn validate(
+        &self,
+        order: &mut Order,
+        name: &Arc<str>,
+        kinds: &[ChallengeKind],
+    ) -> Result<ChallengeKind, Failed> {
+        let unanswered = |cause: String| Failed::Order(FailureCause::Name(cause));
+        let mut used = kinds.first().copied().unwrap_or(ChallengeKind::TlsAlpn01);
         let mut presented = None;
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
-            let mut authorization = authorization.map_err(failed)?;
+            let mut authorization = authorization.map_err(|error| failed(&error, FailureCause::Name))?;
             if authorization.status == AuthorizationStatus::Valid {
                 continue;
             }
-            let offered = authorization.challenge(match kind {
-                ChallengeKind::Http01 => ChallengeType::Http01,
-                ChallengeKind::TlsAlpn01 => ChallengeType::TlsAlpn01,
-            });
-            let Some(mut challenge) = offered else {
-                return Err(Failed::Challenge("the certificate authority does not offer it".to_owned()));
+            let is_offered =
+                |kind: &ChallengeKind| authorization.challenges.iter().any(|own| own.r#type == challenge_type(*kind));
+            let offered = kinds.iter().copied().find(is_offered);
+            let challenge = offered.and_then(|kind| Some((kind, authorization.challenge(challenge_type(kind))?)));
+            let Some((kind, mut challenge)) = challenge else {
+                return Err(unanswered(format!("the certificate authority does not offer {}", either(kinds))));
             };
+            used = kind;
             let key = challenge.key_authorization();
             presented = Some(match kind {
                 ChallengeKind::Http01 => self.challenges.present_http(name, &challenge.token, key.as_str()),
@@ -202,19 +202,35 @@ impl Orderer {
                     let digest = key.digest();
                     let digest = digest.as_ref().try_into().map_err(|_| "the digest has a wrong length".to_owned());
                     let presenting = digest.and_then(|digest| self.challenges.present_tls(name, digest));
-                    presenting.map_err(Failed::Challenge)?
+                    presenting.map_err(unanswered)?
                 }
             });
-            challenge.set_ready().await.map_err(failed)?;
+            challenge.set_ready().await.map_err(|error| failed(&error, named(kind)))?;
         }
         let polled = order.poll_ready(&POLLING).await;
         drop(presented);
         match polled {
-            Ok(OrderStatus::Ready) => Ok(()),
-            Ok(_) => Err(Failed::Challenge(reason(order).await)),
-            Err(error) => Err(failed(error)),
+            Ok(OrderStatus::Ready) => Ok(used),
+            Ok(_) => Err(Failed::Order(named(used)(reason(order).await))),
+            Err(error) => Err(failed(&error, named(used))),
         }
     }
+}
+
+fn challenge_type(kind: ChallengeKind) -> ChallengeType {
+    match kind {
+        ChallengeKind::Http01 => ChallengeType::Http01,
+        ChallengeKind::TlsAlpn01 => ChallengeType::TlsAlpn01,
+    }
+}
+
+/// Returns the cause of a challenge that was not validated.
+fn named(kind: ChallengeKind) -> impl Fn(String) -> FailureCause {
+    move |cause| FailureCause::Name(format!("{kind}: {cause}"))
+}
+
+fn either(kinds: &[ChallengeKind]) -> String {
+    kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
 }
 
 /// Fetches the directory of a section, as `check --online` does.
@@ -266,22 +282,31 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
     start_blocking("acme", work).await.unwrap_or_else(|_| Err(std::io::Error::other("the system provides no thread")))
 }
 
-fn authority(error: &Error) -> Failed {
-    Failed::Order(FailureCause::Authority(describe(error)))
-}
-
-/// Whether the certificate authority rejected a nonce (RFC 8555 section 6.5).
-fn is_bad_nonce(error: &Error) -> bool {
-    matches!(error, Error::Api(problem) if problem.r#type.as_deref() == Some(BAD_NONCE))
-}
-
-/// Whether the certificate authority gave no answer that is one of ACME.
-fn is_of_transport(error: &Error) -> bool {
-    match error {
-        Error::Other(cause) => cause.is::<TransportError>(),
-        Error::Http(_) | Error::Json(_) | Error::InvalidUri(_) => true,
-        _ => false,
+/// Returns what failed. `refused` is the cause if the certificate authority refuses this request, and could take others.
+fn failed(error: &Error, refused: impl FnOnce(String) -> FailureCause) -> Failed {
+    if is_problem(error, BAD_NONCE) {
+        return Failed::Nonce;
     }
+    let text = describe(error);
+    Failed::Order(match error {
+        error if is_problem(error, RATE_LIMITED) => FailureCause::Refused(text),
+        Error::Other(cause) => match cause.downcast_ref::<TransportError>() {
+            Some(TransportError::Status(status, _)) if is_temporary(*status) => FailureCause::Refused(text),
+            Some(_) => FailureCause::Authority(text),
+            None => refused(text),
+        },
+        Error::Http(_) | Error::Json(_) | Error::InvalidUri(_) => FailureCause::Authority(text),
+        _ => refused(text),
+    })
+}
+
+fn is_temporary(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+}
+
+fn is_problem(error: &Error, kind: &str) -> bool {
+    let Error::Api(Problem { r#type: Some(known), .. }) = error else { return false };
+    known.strip_prefix(PROBLEM_PREFIX) == Some(kind)
 }
 
 fn describe(error: &Error) -> String {

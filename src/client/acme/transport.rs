@@ -14,7 +14,7 @@ use http::header::{ACCEPT, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Bytes;
-use instant_acme::{BodyWrapper, BytesResponse, Error};
+use instant_acme::{BodyWrapper, BytesResponse, Error, Problem};
 use serde::Deserialize;
 
 use super::schedule::RETRY_AFTER_MAX;
@@ -42,8 +42,9 @@ pub(super) enum TransportError {
     Url(&'static str),
     /// The directory is not one of RFC 8555 section 7.1.1.
     Directory,
-    /// The status of an error, without a problem document.
-    Status(StatusCode),
+    /// The status of an error without a problem document, or of a failure of the certificate authority itself, with what
+    /// that says.
+    Status(StatusCode, String),
 }
 
 impl fmt::Display for TransportError {
@@ -52,7 +53,7 @@ impl fmt::Display for TransportError {
             Self::Client(error) => error.fmt(f),
             Self::Url(what) => write!(f, "{what} is not a URL with https and a host"),
             Self::Directory => f.write_str("the URL of `directory` does not answer with an ACME directory"),
-            Self::Status(status) => write!(f, "the certificate authority answers {status}"),
+            Self::Status(status, said) => write!(f, "the certificate authority answers {status}{said}"),
         }
     }
 }
@@ -99,9 +100,12 @@ impl Transport {
         let (status, demanded) = (response.status(), limit_retry_after(response.headers_mut()));
         *self.retry_after.lock().unwrap_or_else(PoisonError::into_inner) = demanded;
         if status.is_client_error() || status.is_server_error() {
-            // The library reads it as a problem document, of which every member is optional.
-            let is_problem = serde_json::from_slice::<instant_acme::Problem>(response.body()).is_ok();
-            return if is_problem { Ok(response) } else { Err(TransportError::Status(status)) };
+            // The library reads it as a problem document, of which every member is optional, the status too.
+            return match serde_json::from_slice::<Problem>(response.body()) {
+                Ok(_) if status.is_client_error() => Ok(response),
+                Ok(problem) => Err(TransportError::Status(status, format!(": {problem}"))),
+                Err(_) => Err(TransportError::Status(status, String::new())),
+            };
         }
         if url == self.directory {
             check_directory(&response)?;
@@ -131,7 +135,7 @@ impl instant_acme::HttpClient for Transport {
 
 fn check_directory(response: &Response<Bytes>) -> Result<(), TransportError> {
     if response.status() != StatusCode::OK {
-        return Err(TransportError::Status(response.status()));
+        return Err(TransportError::Status(response.status(), String::new()));
     }
     let directory: Directory = serde_json::from_slice(response.body()).map_err(|_| TransportError::Directory)?;
     let urls = [
@@ -216,6 +220,6 @@ mod tests {
         for body in ["", "<html>", "{}", "[]", r#"{"newNonce":1}"#] {
             assert_eq!(check(200, body), Err(TransportError::Directory), "{body}");
         }
-        assert_eq!(check(302, ""), Err(TransportError::Status(StatusCode::FOUND)));
+        assert_eq!(check(302, ""), Err(TransportError::Status(StatusCode::FOUND, String::new())));
     }
 }

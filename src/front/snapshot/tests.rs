@@ -5,6 +5,7 @@ mod readmit;
 mod recheck;
 mod refresh;
 mod session_limits;
+mod shared_slots;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;

@@ -189,8 +189,8 @@ impl Held {
         // What was taken long before the share was insufficient is replenished.
         let taken = if self.is_first { taken.min(self.share.unreplenished(now)) } else { taken };
         let is_idle = self.is_idle(now);
-        let elapsed = now.saturating_sub(self.last);
-        let want = if is_idle { 0 } else { self.want(taken, refused, is_delayed, base, elapsed) };
+        let span = now.saturating_sub(self.last);
+        let want = if is_idle { 0 } else { self.want(taken, refused, is_delayed, base, span) };
         (self.last, self.is_first) = (now, false);
         if want < self.share.lease(now) {
             // The store may lease the difference as soon as it has this ask.
@@ -205,10 +205,10 @@ impl Held {
     }
 
     /// Returns the share that the use since the last ask needs.
-    fn want(&mut self, taken: u64, refused: u64, is_delayed: bool, base: u32, elapsed: u64) -> u32 {
+    fn want(&mut self, taken: u64, refused: u64, is_delayed: bool, base: u32, span: u64) -> u32 {
         let whole = u64::from(WHOLE);
         let used = u128::from(taken.saturating_add(refused)) * u128::from(WHOLE);
-        let span = if self.is_first { elapsed.max(IDLE_NANOS) } else { elapsed.max(ASK_PAUSE_NANOS) };
+        let span = if self.is_first { span.max(IDLE_NANOS) } else { span.max(ASK_PAUSE_NANOS) };
         let current = u64::try_from(used / u128::from(span)).unwrap_or(u64::MAX).min(whole);
         self.demand = current.max(current.midpoint(self.demand));
         let is_limited = is_delayed || refused > 0;

@@ -131,7 +131,7 @@ pub static TABLE: &[Definition] = &[
         labels: &["route", "status"],
         unit: None,
         help: "Ordinary requests at routes with `http = true`, by the status of their responses, Tollgate's own included; \
-               a status that is not registered is its class, as `4xx`",
+               a status that is not registered is its class, as `4xx`; with an empty route, those that `redirect` answers",
         collect: requests,
     },
     Definition {

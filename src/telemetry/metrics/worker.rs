@@ -192,7 +192,7 @@ impl WorkerMetrics {
         routes.retain(|route, _| is_used(route));
         lock(&self.upgrades).retain(|route, _| route.is_empty() || is_used(route));
         lock(&self.refreshes).retain(|route, _| is_used(route));
-        lock(&self.requests).retain(|route, _| is_used(route));
+        lock(&self.requests).retain(|route, _| route.is_empty() || is_used(route));
     }
 
     /// Returns the cells of the connections.

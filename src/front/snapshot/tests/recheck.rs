@@ -5,6 +5,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use super::*;
 use crate::policy::recheck::{OpenSession, Recheck};
 use crate::policy::session_slots::Holder;
+use crate::policy::shared_slots::SharedSlots;
 
 /// The time of the tests, since the Unix epoch.
 const UNIX: Duration = Duration::from_secs(1_800_000_000);
@@ -253,7 +254,8 @@ fn a_later_answer_is_judged_by_the_rules_of_the_session() {
     };
     let evidence =
         Evidence::Answer(method, Arc::clone(&forward), Answered { answer: answer("ann", "red, blue"), question: None });
-    let admission = candidate.authenticate(&evidence, clocks()).unwrap().reserve(clocks()).unwrap();
+    let admission =
+        candidate.authenticate(&evidence, clocks()).unwrap().reserve(SharedSlots::default(), clocks()).unwrap();
     let grant = admission.grant();
     let holder = Holder { id: 1, opened: clocks().instant };
     let after = build(Some(&before), &configured("channel"), &counters);

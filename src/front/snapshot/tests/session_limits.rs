@@ -6,27 +6,34 @@ use super::*;
 use crate::policy::grant::Lease;
 use crate::policy::limits::{LimitAction, LimitKind};
 use crate::policy::session_slots::SessionId;
+use crate::policy::shared_slots::SharedSlots;
 
-/// Admits the request of a session with this id.
-fn admit_as(snapshot: &Snapshot, id: SessionId) -> Result<Admission, Rejection> {
-    let facts = RequestFacts {
+/// Returns the facts of a request of a session with this id.
+pub(super) fn admission_facts(headers: &HeaderMap, id: SessionId) -> RequestFacts<'_> {
+    RequestFacts {
         kind: RequestKind::WebSocket,
         authority: "localhost",
         path: "/chat",
         query: None,
         origin: None,
-        headers: &HeaderMap::new(),
+        headers,
         protocols: &[],
         address: CLIENT,
         scheme: Scheme::Https,
         id,
-    };
+    }
+}
+
+/// Admits the request of a session with this id.
+fn admit_as(snapshot: &Snapshot, id: SessionId) -> Result<Admission, Rejection> {
+    let headers = HeaderMap::new();
+    let facts = admission_facts(&headers, id);
     let now = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
     snapshot.policy().admit(&facts, now).map_err(|rejected| rejected.rejection)
 }
 
 /// Returns a snapshot whose route `chat` has this line in its limits.
-fn limited(counters: &Arc<Counters>, line: &str) -> Snapshot {
+pub(super) fn limited(counters: &Arc<Counters>, line: &str) -> Snapshot {
     let limits = format!("sessions_per_address = 2\n{line}");
     build(None, &config(&InMemory::new(), &[("sessions_per_address = 2", &limits)]), counters)
 }
@@ -40,7 +47,7 @@ fn a_session_takes_over_the_slot_of_the_oldest_when_it_opens() {
     let mut leases = Vec::new();
     for (index, replaced) in [(3, vec![]), (0, vec![]), (1, vec![3]), (0, vec![0])] {
         let mut admission = admitted.remove(index);
-        assert_eq!(admission.open_session(&counters, clock::now()), replaced);
+        assert_eq!(admission.open_session(&counters, SharedSlots::default(), clock::now()), replaced);
         leases.push(admission.into_lease());
     }
     assert_eq!(leases.iter().map(Lease::is_replaced).collect::<Vec<_>>(), [true, true, false, false]);
@@ -48,7 +55,7 @@ fn a_session_takes_over_the_slot_of_the_oldest_when_it_opens() {
     // A replaced session releases nothing, and the end of another one frees its slot.
     leases.drain(..3);
     let mut last = admitted.remove(0);
-    assert_eq!(last.open_session(&counters, clock::now()), [0_u128; 0]);
+    assert_eq!(last.open_session(&counters, SharedSlots::default(), clock::now()), [0_u128; 0]);
 }
 
 #[test]
@@ -57,7 +64,7 @@ fn upgrades_that_are_not_opened_hold_no_slot() {
     let snapshot = limited(&counters, "on_session_limit = \"close_oldest\"");
     let waiting: Vec<_> = (0..20).map(|id| admit_as(&snapshot, id).unwrap()).collect();
     let mut first = admit_as(&snapshot, 100).unwrap();
-    assert_eq!(first.open_session(&counters, clock::now()), [0_u128; 0]);
+    assert_eq!(first.open_session(&counters, SharedSlots::default(), clock::now()), [0_u128; 0]);
     drop(waiting);
     assert!(!first.into_lease().is_replaced());
 }
@@ -68,13 +75,13 @@ fn a_refusing_limit_is_taken_at_the_admission() {
     let snapshot = limited(&counters, "on_session_limit = \"refuse\"");
     let mut held: Vec<_> = (0..2).map(|id| admit_as(&snapshot, id).unwrap()).collect();
     assert_eq!(admit_as(&snapshot, 3).err(), Some(Rejection::AddressSessions));
-    assert_eq!(held.remove(0).open_session(&counters, clock::now()), [0_u128; 0]);
+    assert_eq!(held.remove(0).open_session(&counters, SharedSlots::default(), clock::now()), [0_u128; 0]);
     // Its slot is free again, and the next session can be replaced after a change of the treatment.
     assert!(admit_as(&snapshot, 4).is_ok());
     let closing = limited(&counters, "on_session_limit = \"close_oldest\"");
     let third = admit_as(&snapshot, 5).unwrap();
     let mut fourth = admit_as(&closing, 6).unwrap();
-    assert_eq!(fourth.open_session(&counters, clock::now()), [1]);
+    assert_eq!(fourth.open_session(&counters, SharedSlots::default(), clock::now()), [1]);
     assert!(held.remove(0).into_lease().is_replaced() && !third.into_lease().is_replaced());
 }
 
@@ -86,7 +93,7 @@ fn a_limit_that_is_only_reported_admits_and_counts() {
         let mut open = Vec::new();
         for id in 0..4 {
             let mut admission = admit_as(&snapshot, id).unwrap();
-            assert_eq!(admission.open_session(&counters, clock::now()), [0_u128; 0]);
+            assert_eq!(admission.open_session(&counters, SharedSlots::default(), clock::now()), [0_u128; 0]);
             let expected: &[LimitKind] = if id < 2 { &[] } else { &[LimitKind::SessionsPerAddress] };
             assert_eq!(admission.exceeded(), expected, "{line}, session {id}");
             open.push(admission.into_lease());
@@ -151,7 +158,7 @@ fn one_session_makes_way_in_both_limits() {
         for (id, (subject, host)) in sessions.iter().enumerate() {
             assert!(replaced.is_empty(), "{limits}");
             let mut admission = admit_at_feed(&snapshot, id as SessionId, Some(*subject), *host).unwrap();
-            replaced = admission.open_session(&counters, clock::now());
+            replaced = admission.open_session(&counters, SharedSlots::default(), clock::now());
             open.push(admission.into_lease());
         }
         assert_eq!(replaced, expected, "{limits}");
@@ -170,7 +177,7 @@ fn a_client_without_a_subject_replaces_no_session() {
     let admit = |id, subject| admit_at_feed(&snapshot, id, subject, 1);
     let open = |admission: Result<Admission, Rejection>| {
         let mut admission = admission.unwrap();
-        let replaced = admission.open_session(&counters, clock::now());
+        let replaced = admission.open_session(&counters, SharedSlots::default(), clock::now());
         (admission.into_lease(), replaced)
     };
     let limits = &snapshot.policy().routes().named("feed").unwrap().config.limits;

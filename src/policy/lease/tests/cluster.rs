@@ -46,6 +46,7 @@ pub struct Node {
     /// When each client that is delayed goes on, and whether its cell is reserved.
     clients: Vec<(Instant, bool)>,
     next_tick: Instant,
+    is_cut: bool,
     pub passed: u64,
 }
 
@@ -126,6 +127,7 @@ impl Cluster {
             owed: 0,
             clients: Vec::new(),
             next_tick: self.now + offset,
+            is_cut: false,
             passed: 0,
         };
         self.nodes.insert(index, node);
@@ -139,6 +141,19 @@ impl Cluster {
     pub fn set_store_up(&mut self, is_up: bool) {
         self.is_store_up = is_up;
         self.nodes.values_mut().for_each(|node| node.driver.set_reachable(is_up));
+    }
+
+    /// Cuts one node off from the store, or connects it again.
+    pub fn set_cut(&mut self, index: usize, is_cut: bool) {
+        if let Some(node) = self.nodes.get_mut(&index) {
+            node.is_cut = is_cut;
+            node.driver.set_reachable(!is_cut);
+        }
+    }
+
+    /// Lets the store forget everything.
+    pub fn forget(&mut self) {
+        self.store = MemoryLeases::default();
     }
 
     pub fn demand(&mut self, index: usize, demand: Demand) {
@@ -208,15 +223,16 @@ impl Cluster {
     }
 
     fn post(&mut self, id: &str, packet: Packet) {
-        let lost = self.lost[usize::from(matches!(packet, Packet::Answer(..)))];
-        if self.random.below(1_000) < lost || !self.is_store_up {
+        let lost_of = self.lost[usize::from(matches!(packet, Packet::Answer(..)))];
+        let is_cut = self.nodes.values().any(|node| node.id == id && node.is_cut);
+        if self.random.below(1_000) < lost_of || !self.is_store_up || is_cut {
             return;
         }
         self.number += 1;
         let delay = Duration::from_micros(self.random.below(self.delay_max.as_micros() as u64));
         let connection = (id.to_owned(), matches!(packet, Packet::Ask(_)));
-        let last = self.arrivals.get(&connection).copied().unwrap_or(self.now);
-        let at = (self.now + delay).max(last);
+        let earliest = self.arrivals.get(&connection).copied().unwrap_or(self.now);
+        let at = (self.now + delay).max(earliest);
         self.arrivals.insert(connection, at);
         self.packets.insert((at, self.number), (id.to_owned(), packet));
     }

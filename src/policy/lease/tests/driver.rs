@@ -94,7 +94,7 @@ fn a_refusal_is_pending_until_the_store_has_decided() {
     passed(&limiter, start);
     assert!(limiter.is_pending(start));
     // A message that waits is tried again soon.
-    let until = limiter.reserve(start).map_or_else(|not| not.until, |at| at);
+    let until = limiter.reserve(start).unwrap_or_else(|not| not.until);
     assert!(until > start && until <= start + LEASE_TICK, "{:?}", until - start);
     let ask = only(driver.tick(start));
     // Another node still holds the part that is due to this one.
@@ -255,4 +255,15 @@ fn shares_of_any_quota_do_not_overflow() {
             );
         }
     }
+}
+
+/// A count without a cluster takes as much memory as before: 32 bytes with the counters of its `Arc`.
+#[test]
+fn counts_are_small() {
+    let arc = 2 * size_of::<usize>();
+    assert_eq!(arc + size_of::<crate::policy::quota::Count>(), 32);
+    assert_eq!(size_of::<crate::policy::quota::LocalCount>(), 8);
+    let share = arc + size_of::<crate::policy::lease::share::Share>();
+    assert!(share <= 144, "{share}");
+    println!("a shared count takes {} bytes", 32 + share);
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::cluster::{Cluster, Demand, Random};
-use crate::policy::quota::Quota;
 use crate::policy::quota::tests::quota;
+use crate::policy::quota::{Quota, Rate};
 
 const QUOTAS: [(u32, u32); 5] = [(10, 1), (10, 20), (100, 100), (100, 10), (10_000, 5_000)];
 const SIZES: [usize; 4] = [1, 2, 3, 10];
@@ -19,7 +19,7 @@ fn each(mut run: impl FnMut(usize, Quota, Demand, &str)) {
         for (rate, burst) in QUOTAS {
             let quota = quota(rate, burst);
             run(nodes, quota, flood(&quota), &format!("{nodes} nodes, {rate}/s, burst {burst}, dropped"));
-            run(nodes, quota, Demand::Delayed(20), &format!("{nodes} nodes, {rate}/s, burst {burst}, delayed"));
+            run(nodes, quota, Demand::Delayed(8), &format!("{nodes} nodes, {rate}/s, burst {burst}, delayed"));
         }
     }
 }
@@ -132,9 +132,8 @@ fn losses_and_random_demand_stay_within_the_bound() {
         let nodes = SIZES[random.below(4) as usize];
         let (rate, burst) = QUOTAS[random.below(4) as usize];
         let mut cluster = Cluster::new(nodes, quota(rate, burst), seed);
-        // An ask that is lost leaves a use unreported.
-        let loses_asks = seed % 2 == 1;
-        cluster.lost = [random.below(300) * u64::from(loses_asks), random.below(300)];
+        let (lost, loses) = ([random.below(300), random.below(300)], seed % 3);
+        cluster.lost = [lost[0] * u64::from(loses == 2), lost[1] * u64::from(loses > 0)];
         for _ in 0..30 {
             let node = random.below(nodes as u64) as usize;
             let demand = match random.below(3) {
@@ -147,7 +146,8 @@ fn losses_and_random_demand_stay_within_the_bound() {
         }
         let name = format!("seed {seed}, {nodes} nodes, {rate}/s, burst {burst}, {:?} of 1,000 lost", cluster.lost);
         println!("{name}: {:.1} beyond 1.2 x rate of {:.1} allowed", cluster.level_max, cluster.allowed());
-        assert_bound_and(&cluster, &name, f64::from(u8::from(loses_asks)));
+        // While a node waits for an answer that is lost, it reports nothing.
+        assert_bound_and(&cluster, &name, f64::from(u8::from(loses > 0)));
     }
 }
 
@@ -202,4 +202,70 @@ fn without_the_store_each_node_uses_an_equal_share() {
         cluster.level_max -= nodes as f64;
         assert_bound_and(&cluster, name, 1.0);
     });
+}
+
+/// The others lease the whole quota, and the node that is cut off uses an equal share.
+#[test]
+fn a_split_has_a_stated_excess() {
+    for (nodes, cut) in [(2, 1), (3, 1), (10, 4)] {
+        let quota = quota(100, 100);
+        let mut cluster = Cluster::new(nodes, quota, 10);
+        (0..nodes).for_each(|node| cluster.demand(node, flood(&quota)));
+        cluster.run(Duration::from_secs(4));
+        (0..cut).for_each(|node| cluster.set_cut(node, true));
+        cluster.run(Duration::from_secs(3));
+        cluster.reset();
+        cluster.run(Duration::from_secs(20));
+        let bound = 1.2 + cut as f64 / nodes as f64;
+        println!("split, {cut} of {nodes} nodes: {:.3} of the quota, {bound:.3} allowed", cluster.ratio());
+        assert!((0.8..=bound).contains(&cluster.ratio()), "{cut} of {nodes}: {}", cluster.ratio());
+        (0..cut).for_each(|node| cluster.set_cut(node, false));
+        cluster.run(Duration::from_secs(4));
+        cluster.reset();
+        cluster.run(Duration::from_secs(10));
+        assert!((0.8..=1.2).contains(&cluster.ratio()), "{cut} of {nodes}: {}", cluster.ratio());
+    }
+}
+
+#[test]
+fn a_store_that_forgets_leases_the_quota_twice_for_the_time_of_a_lease() {
+    for nodes in SIZES {
+        let quota = quota(100, 20);
+        let mut cluster = Cluster::new(nodes, quota, 11);
+        for offset in 0..6 {
+            (0..nodes).for_each(|node| cluster.demand(node, Demand::Checked(0)));
+            cluster.run(Duration::from_millis(5_000 + 170 * offset));
+            cluster.demand(0, flood(&quota));
+            cluster.run(Duration::from_secs(3));
+            cluster.forget();
+            (1..nodes).for_each(|node| cluster.demand(node, flood(&quota)));
+            cluster.run(Duration::from_secs(6));
+        }
+        // Two seconds of the rate, and a burst that the store has forgotten.
+        let bound = cluster.allowed() + 2.0 * cluster.rate() + 20.0;
+        println!("forgets, {nodes} nodes: {:.1} beyond 1.2 x rate of {bound:.1}", cluster.level_max);
+        assert!(cluster.level_max <= bound, "{nodes} nodes: {}", cluster.level_max);
+    }
+}
+
+/// A quota of one a minute, used nearly as often, is neither delayed for long nor exceeded.
+#[test]
+fn a_slow_quota_is_not_slower_than_alone() {
+    let rate = Rate { period: Duration::from_mins(1), ..quota(1, 1).rate };
+    let mut cluster = Cluster::new(3, Quota { rate, ..quota(1, 1) }, 12);
+    let start = cluster.now;
+    let mut waits = Vec::new();
+    for round in 1..6 {
+        let sent = cluster.now;
+        while cluster.passed < round {
+            cluster.demand(0, Demand::Delayed(1));
+            cluster.run(Duration::from_millis(200));
+        }
+        waits.push(cluster.now - sent);
+        cluster.demand(0, Demand::Checked(0));
+        cluster.run(Duration::from_secs(66));
+    }
+    assert_eq!(cluster.passed, 5);
+    assert!(waits.iter().all(|wait| *wait < Duration::from_secs(1)), "{waits:?}");
+    assert!(cluster.now - start > Duration::from_mins(5));
 }

@@ -1,0 +1,383 @@
+"""Several nodes of Tollgate that share a Redis server: slots of subjects and addresses, exact over the nodes, through deaths of
+nodes, outages of the server, and lost data. The bounds that the documentation states are measured.
+
+    TOLLGATE_CLUSTER=full   an outage of 30 s (default: 4 s), and 3,000 sessions for the use of memory (default: 600)
+"""
+
+import asyncio
+import os
+import signal
+import statistics
+import time
+
+import cluster_nodes
+import harness
+from cluster_nodes import NODE_TIMEOUT, TIMEOUT, Nodes, Redis, Wire, close_all, until
+from harness import equal
+
+FULL = os.environ.get("TOLLGATE_CLUSTER") == "full"
+RACING, LIMIT = 2_000, 50
+OUTAGE = 30 if FULL else 4
+MANY = 3_000 if FULL else 600
+LATENCIES = 1_000 if FULL else 300
+# A node sees the death of another one at its next heartbeat, of which there are three within `node_timeout`.
+DEATH_SEEN = NODE_TIMEOUT * 4 / 3 + 1
+
+suite = harness.Suite("cluster")
+harness.many_files()
+directory = harness.work_dir("cluster")
+secrets = harness.Secrets(directory)
+redis = Redis(directory)
+wire = Wire(redis.port)
+nodes = Nodes(secrets, directory, redis, wires={2: wire.port})
+backend = nodes.backend
+script = (harness.ROOT / "src/cluster/slots.lua").read_text()
+
+
+def at_most(got, most, what):
+    if got > most:
+        raise AssertionError(f"{what}: {got} > {most}")
+
+
+def take(member, most, closes=0, heartbeat="", live=(), removed=()):
+    return redis.call("EVAL", script, 1, "script", member, most, closes, 60_000, heartbeat, len(live), *live, *removed)
+
+
+def free_all(seconds=cluster_nodes.SECONDS):
+    """Waits until no session has a slot, and returns the seconds that this took."""
+    try:
+        return until(lambda: redis.members() == 0, "no slot is taken", seconds)[1]
+    except TimeoutError as error:
+        taken = {key: redis.call("ZRANGE", key, 0, -1) for key in redis.keys("*:slot:*")}
+        raise TimeoutError(f"{error}: {taken}, {redis.keys()}") from None
+
+
+with suite.check("the script takes a slot if one is free, once for each member, and keeps none of a dead node"):
+    equal([take("100-a/x", 2), take("100-a/x", 2), take("200-b/y", 2)], [["1"]] * 3)
+    equal([take("100-a/z", 2), redis.call("ZCARD", "script")], [["0"], 2])
+    # Node a is dead: it is not listed, and older than the heartbeat. One that is newer may be alive.
+    equal(take("300-c/z", 2, 0, 100, ["200-b"]), ["0"])
+    equal(take("300-c/z", 2, 0, 101, ["200-b"]), ["1"])
+    equal(sorted(redis.call("ZRANGE", "script", 0, -1)), ["200-b/y", "300-c/z"])
+    equal(take("300-c/1", 2, 1), ["1", "200-b/y"])
+    equal(sorted(take("300-c/2", 1, 1, 400, ["300-c"])), ["1", "300-c/1", "300-c/z"])
+    equal(take("300-c/3", 1, 1, 400, ["300-c"], ["300-c/2"]), ["1"])
+    equal(redis.call("ZRANGE", "script", 0, -1), ["300-c/3"])
+    at_most(abs(redis.call("PTTL", "script") - 60_000), 5_000, "milliseconds from the time to live")
+    redis.call("DEL", "script")
+
+for path, subject in (("/subject", "ada"), ("/address", None)):
+    with suite.check(f"{RACING} racing upgrades over three nodes at {path} never exceed {LIMIT} sessions"):
+        async def race_all():
+            backend.peak.pop(path, None)
+            begun = time.monotonic()
+            for _ in range(2):
+                sessions, statuses = await nodes.race(path, subject, RACING // 2)
+                late.append(statuses.pop(503, 0))
+                # The server may have taken slots for upgrades that its answer reached too late, until they are released.
+                assert LIMIT - late[-1] <= statuses[101] <= LIMIT and set(statuses) == {101, 429}, (statuses, late)
+                equal((backend.open[path], backend.peak[path]), (len(sessions), max(len(sessions), backend.peak[path])))
+                at_most(max(backend.peak[path], redis.members()), LIMIT, "sessions")
+                close_all(sessions)
+                await asyncio.to_thread(free_all)
+                await asyncio.to_thread(until, lambda: backend.open[path] == 0, "the backend has no session")
+            return time.monotonic() - begun
+
+        late = []
+        took = nodes.run(race_all())
+        suite.note(f"{RACING} racing upgrades at {path} took {took:.1f} s: at most {backend.peak[path]} sessions, and {sum(late)} "
+                   "got a 503 because an answer was late")
+
+with suite.check("sessions that come and go never exceed the limit, and leave no slot behind"):
+    async def churn():
+        most, is_done = 0, False
+
+        async def look():
+            nonlocal most
+            while not is_done:
+                most = max(most, await asyncio.to_thread(redis.members))
+
+        async def come_and_go(index):
+            for _ in range(20):
+                session = await nodes.open(index % 3, "/subject", "ada")
+                await asyncio.sleep(0.01)
+                session.close()
+
+        looking = asyncio.create_task(look())
+        await asyncio.gather(*(come_and_go(index) for index in range(100)))
+        is_done = True
+        await looking
+        return most
+
+    most = nodes.run(churn())
+    at_most(most, LIMIT, "slots")
+    took = free_all()
+    suite.note(f"2,000 sessions that come and go: at most {most} slots, the last was free {took:.2f} s after the last close")
+
+with suite.check("the keys of slots contain no subject, and end by themselves"):
+    async def look_at_keys():
+        sessions = await nodes.fill("/both", "ada", (1, 0, 0))
+        keys = redis.keys("*:slot:*")
+        equal([key.rsplit(":", 1)[0] for key in keys], ["tollgate:1:slot:a:both", "tollgate:1:slot:s"])
+        assert not any("ada" in key for key in keys), keys
+        for key in keys:
+            at_most(abs(redis.call("PTTL", key) - 3_600_000), 60_000, "milliseconds from the time to live")
+        close_all(sessions)
+
+    nodes.run(look_at_keys())
+    free_all()
+
+with suite.check("a refused session of one limit holds no slot of the other one"):
+    async def refuse():
+        sessions = await nodes.fill("/both", "ada", (20, 20, 10))
+        refused = [(await nodes.open(number, "/both", "ada")).status for number in (0, 1, 2)]
+        other = await nodes.open(1, "/both", "bob")  # the limit of the address
+        equal((refused, other.status), ([429] * 3, 429))
+        await asyncio.to_thread(until, lambda: redis.members() == 2 * LIMIT, "only the sessions have slots")
+        close_all(sessions)
+
+    nodes.run(refuse())
+    free_all()
+
+
+async def cut_off():
+    """Cuts node 2 off for longer than `node_timeout`."""
+    sessions = await nodes.fill("/subject", "ada", (10, 20, 20))
+    equal((await nodes.open(0, "/subject", "ada")).status, 429)
+    wire.is_cut = True
+    begun, more = time.monotonic(), []
+    while not more:
+        session = await nodes.open(0, "/subject", "ada")
+        more += [session] if session.status == 101 else []
+        await asyncio.sleep(0.05)
+    free = time.monotonic() - begun
+    at_most(free, DEATH_SEEN, "seconds until the slots are free")
+    more += await nodes.fill("/subject", "ada", (19,))
+    # The node that is cut off enforces its share: a third. It has 20 sessions, so it refuses.
+    equal((await nodes.open(2, "/subject", "ada")).status, 429)
+    equal((await nodes.open(0, "/subject", "ada")).status, 429)
+    wire.is_cut = False
+    _, back = await asyncio.to_thread(until, lambda: redis.members() == 70, "the node has its slots again")
+    equal([await session.is_open() for session in sessions + more], [True] * 70)
+    equal([(await nodes.open(number, "/subject", "ada")).status for number in range(3)], [429] * 3)
+    close_all(sessions + more)
+    return free, back
+
+
+with suite.check("a node that is cut off loses its slots within a bound, keeps its sessions, and reconciles when it returns"):
+    free, back = nodes.run(cut_off())
+    suite.note(f"a node that is cut off: 20 of 50 slots were free after {free:.2f} s (bound {DEATH_SEEN:.1f} s), and its sessions "
+               f"were registered again {back:.2f} s after its return; the excess was 20")
+    free_all()
+
+with suite.check("FLUSHALL closes nothing, and the counts are restored"):
+    async def flush():
+        sessions = await nodes.fill("/subject", "ada", (20, 20, 10))
+        redis.call("FLUSHALL")
+        _, took = await asyncio.to_thread(until, lambda: redis.members() == LIMIT, "all sessions have slots")
+        equal([(await nodes.open(number, "/subject", "ada")).status for number in range(3)], [429] * 3)
+        equal([await session.is_open() for session in sessions], [True] * LIMIT)
+        close_all(sessions)
+        return took
+
+    took = nodes.run(flush())
+    at_most(took, NODE_TIMEOUT / 3 + 1, "seconds until the counts are restored")
+    suite.note(f"FLUSHALL: the counts of {LIMIT} sessions were restored after {took:.2f} s")
+    free_all()
+
+
+async def outage():
+    """Stops the server for `OUTAGE` seconds, in which sessions open and close."""
+    sessions = await nodes.fill("/subject", "ada", (10, 10, 10))
+    done, waits, statuses, begun = redis.pause(OUTAGE), [], [], time.monotonic()
+    while time.monotonic() < begun + OUTAGE - 1:
+        session = await nodes.open(len(waits) % 3, "/subject", "ada")
+        waits.append(session.took)
+        statuses.append(session.status)
+        sessions += [session] if session.status == 101 else []
+        await asyncio.sleep(0.02)
+    equal([await session.is_open() for session in sessions], [True] * len(sessions))
+    close_all(gone := sessions[:5])
+    del sessions[:5]
+    await asyncio.to_thread(done)
+    _, back = await asyncio.to_thread(until, lambda: redis.members() == len(sessions), "the slots are those of the sessions")
+    after = await nodes.open(0, "/subject", "ada")
+    equal(after.status, 429 if len(sessions) >= LIMIT else 101)
+    opened = statuses.count(101)
+    close_all(sessions + [after])
+    return waits, statuses, opened, back
+
+
+with suite.check(f"while the server stands still for {OUTAGE} s, each node enforces its share, and no client waits long"):
+    waits, statuses, opened, back = nodes.run(outage())
+    late = sum(wait > TIMEOUT / 2 for wait in waits)
+    # A third of 50 for each of three nodes, which had 10 sessions each.
+    equal((opened, set(statuses) <= {101, 429, 503}), (3 * (17 - 10), True))
+    at_most(statuses.count(503), 3 * 3, "upgrades that were refused before the server was taken for away")
+    at_most(max(waits), 2 * TIMEOUT, "seconds that an upgrade took")
+    at_most(late, 3 * (3 + 1), "upgrades that waited")
+    suite.note(f"an outage of {OUTAGE} s: {len(waits)} upgrades, of which {late} waited and {statuses.count(503)} got a 503, {max(waits) * 1000:.0f} ms at most; "
+               f"{30 + opened} sessions with a limit of {LIMIT}; the slots were right {back:.2f} s after its end")
+    free_all()
+
+with suite.check("with on_outage = \"refuse\" new sessions get a 503 with Retry-After while the server is away"):
+    other = Redis(directory, "redis-refuse")
+    strict = Nodes(secrets, directory, other, count=1, name="strict", cluster='on_outage = "refuse"')
+    loose = Nodes(secrets, directory, other, count=1, name="oldest", cluster='prefix = "oldest:"\non_outage = "refuse"', mode="close_oldest")
+
+    async def refuse_all():
+        session = await strict.open(0, "/subject", "ada")
+        equal(session.status, 101)
+        other.stop()
+        for some in (strict, loose):
+            await asyncio.to_thread(until, lambda: some.metric(0, "tollgate_cluster_up") == 0, "the node notices")
+            refused = await some.open(0, "/subject", "ada")
+            equal(refused.status, 503)
+            assert "\r\nretry-after: " in refused.head.lower(), refused.head
+            equal((await some.open(0, "/plain")).status, 101)
+        equal(await session.is_open(), True)
+
+    nodes.run(refuse_all())
+    assert 'cause="cluster_unavailable"' in strict.nodes[0].output(), strict.nodes[0].output()[-1000:]
+    strict.stop()
+    loose.stop()
+
+
+with suite.check("with on_session_limit = \"close_oldest\" the oldest sessions of any node make way"):
+    closing = Nodes(secrets, directory, redis, name="closing", cluster='prefix = "closing:"', limits=(3, 6), mode="close_oldest")
+
+    async def replace():
+        oldest = await closing.fill("/subject", "ada", (1, 1, 1))
+        newest, times = [], []
+        for number in (1, 2, 0):
+            newest.append(await closing.open(number, "/subject", "ada"))
+            begun = time.monotonic()
+            equal((newest[-1].status, await oldest[len(times)].close_code()), (101, 1008))
+            times.append(time.monotonic() - begun)
+        equal([await session.is_open() for session in newest], [True] * 3)
+        equal(redis.members("closing:*:slot:*"), 3)
+        # Subject and address: the limit of the address closes none while that of the subject makes way.
+        sessions = [await closing.open(index % 3, "/both", f"user-{index % 2}") for index in range(6)]
+        last = await closing.open(0, "/both", "user-0")
+        equal((last.status, await sessions[0].close_code()), (101, 1008))
+        equal([await session.is_open() for session in sessions[1:]], [True] * 5)
+        raced, statuses = await closing.race("/subject", "bob", 300)
+        late = statuses.pop(503, 0)
+        equal((len(raced), statuses), (300 - late, {101: 300 - late}))
+        codes = asyncio.gather(*(session.close_code(5) for session in raced), return_exceptions=True)
+        codes = [code for code in await codes if not isinstance(code, TimeoutError)]
+        equal((len(codes), set(codes)), (300 - late - 3, {1008}))
+        return max(times), late
+
+    took, late = closing.run(replace())
+    suite.note(f"the oldest session, on another node, was closed within {took * 1000:.0f} ms; 300 racing upgrades left 3 sessions, and "
+               f"{late} got a 503 because an answer was late")
+    until(lambda: redis.members("closing:*:slot:*") == 0, "no slot is taken")
+    closing.stop()
+
+with suite.check("a reload that adds a limit counts the open sessions, and an upgrade of the program keeps the counts"):
+    changing = Nodes(secrets, directory, redis, name="changing", cluster='prefix = "changing:"')
+    slots = "changing:*:slot:*"
+
+    async def change():
+        open_before = await changing.fill("/plain", None, (4, 3, 3))
+        limit = '\n[[route]]\nname = "plain"\npath = "/plain"\nupstream = "backend"\nauth = "none"\n'
+        for number in range(3):
+            await asyncio.to_thread(changing.reload, number, limit, limit + "[route.limits]\nsessions_per_address = 8\n")
+        await asyncio.to_thread(until, lambda: redis.members(slots) == 10, "the open sessions have slots")
+        equal([(await changing.open(number, "/plain")).status for number in range(3)], [429] * 3)
+        open_before.pop().close()
+        open_before.pop().close()
+        await asyncio.to_thread(until, lambda: redis.members(slots) == 8, "two slots are released")
+        equal((await changing.open(1, "/plain")).status, 429)
+        moved = await asyncio.to_thread(changing.upgrade, 0)
+        equal(moved, 4)
+        # The sessions that moved are counted twice for a time, and at no time less than once.
+        begun, counts = time.monotonic(), set()
+        while time.monotonic() < begun + 2:
+            counts.add(redis.members(slots))
+            equal((await changing.open(1, "/plain")).status, 429)
+        equal(counts <= set(range(8, 13)), True)
+        equal([await session.is_open() for session in open_before], [True] * 8)
+        open_before.pop(0).close()
+        begun, newest = time.monotonic(), None
+        while newest is None or newest.status != 101:
+            newest = await changing.open(0, "/plain")
+            at_most(time.monotonic() - begun, DEATH_SEEN, "seconds until the slot that the new process has released is free")
+        equal((redis.members(slots), (await changing.open(1, "/plain")).status), (8, 429))
+
+    changing.run(change())
+    changing.stop()
+
+async def measure(some, path, subject, count):
+    times = []
+    for index in range(count):
+        session = await some.open(index % len(some.nodes), path, subject)
+        equal(session.status, 101)
+        times.append(session.took)
+        session.close()
+    return [1000 * time for time in (statistics.median(times), statistics.quantiles(times, n=100)[98])]
+
+
+with suite.check("an upgrade needs two commands for each limit, and takes little longer than without a cluster"):
+    alone = Nodes(secrets, directory, None, count=3, name="alone")
+    for some in (alone, nodes):
+        some.run(measure(some, "/both", "ada", 50))
+    free_all()
+    redis.call("CONFIG", "RESETSTAT")
+    with_cluster = nodes.run(measure(nodes, "/both", "ada", LATENCIES))
+    free_all()
+    calls = redis.calls()
+    without = alone.run(measure(alone, "/both", "ada", LATENCIES))
+    alone.stop()
+    equal(calls["evalsha"] >= 2 * LATENCIES, True)
+    of_scripts = {name: calls.get(name, 0) / LATENCIES for name in ("evalsha", "zrem", "zadd", "pexpire")}
+    equal(of_scripts["zrem"] <= 2.1, True)
+    suite.note(f"commands per upgrade with two limits: {of_scripts['evalsha']:.2f} EVALSHA, {of_scripts['zrem']:.2f} ZREM at its end")
+    suite.note(f"an upgrade with two limits on loopback: p50 {with_cluster[0]:.2f} ms, p99 {with_cluster[1]:.2f} ms; without a "
+               f"cluster p50 {without[0]:.2f} ms, p99 {without[1]:.2f} ms")
+
+with suite.check(f"the memory of {MANY} sessions at the server, and the commands of idle ones"):
+    large = Redis(directory, "redis-large")
+    crowd = Nodes(secrets, directory, large, count=3, name="crowd", limits=(10_000, 10_000))
+
+    async def fill_memory():
+        before = int(large.info("memory")["used_memory"])
+        sessions = []
+        for start in range(0, MANY, 300):
+            sessions += await asyncio.gather(*(crowd.open(index % 3, "/both", f"user-{index % 100}")
+                                               for index in range(start, start + 300)))
+        equal({session.status for session in sessions}, {101})
+        equal(large.members(), 2 * MANY)
+        after = int(large.info("memory")["used_memory"])
+        large.call("CONFIG", "RESETSTAT")
+        await asyncio.sleep(20)
+        calls = {name: count for name, count in large.calls().items() if count}
+        return sessions, (after - before) / MANY, calls
+
+    sessions, each, calls = crowd.run(fill_memory())
+    suite.note(f"memory of the server: {each:.0f} bytes for each of {MANY} sessions with two limits, so {each * 9_000 / 2**20:.1f} MiB "
+               f"for 9,000; commands within 20 idle seconds of {MANY} sessions on three nodes: {calls}")
+    crowd.stop()
+
+with suite.check("the slots of a node that is killed are free within a bound"):
+    async def kill():
+        sessions = await nodes.fill("/subject", "ada", (10, 20, 20))
+        nodes.nodes[2].stop(signal_number=signal.SIGKILL)
+        begun, more = time.monotonic(), []
+        while not more:
+            session = await nodes.open(0, "/subject", "ada")
+            more += [session] if session.status == 101 else []
+            await asyncio.sleep(0.05)
+        free = time.monotonic() - begun
+        at_most(free, DEATH_SEEN, "seconds until the slots are free")
+        more += await nodes.fill("/subject", "ada", (19,))
+        equal((await nodes.open(1, "/subject", "ada")).status, 429)
+        equal(redis.members(), LIMIT)
+        close_all(sessions + more)
+        return free
+
+    free = nodes.run(kill())
+    suite.note(f"kill -9 of a node: its 20 slots were free after {free:.2f} s (node_timeout {NODE_TIMEOUT} s, bound {DEATH_SEEN:.1f} s)")
+
+suite.finish()
