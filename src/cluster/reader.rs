@@ -65,7 +65,7 @@ impl Events {
             // The sender lives as long as the link.
             let _ = changes.wait_for(|state| is_up(*state)).await;
             let began = clock::now();
-            let Err(error) = self.follow(&mut connector, &mut reader, store).await;
+            let Err(error) = self.follow(&mut connector, &mut reader, store, link).await;
             if clock::now().saturating_duration_since(began) > WAIT {
                 (pause, failures) = (PAUSE_MIN, 0);
             }
@@ -80,12 +80,13 @@ impl Events {
         }
     }
 
-    /// Reads on a connection until it fails.
+    /// Reads on a connection until it fails, or other commands find the server away: another one may have taken over.
     async fn follow(
         &self,
         connector: &mut Option<Connector>,
         reader: &mut Reader,
         store: &Revocations,
+        link: &Link,
     ) -> Result<std::convert::Infallible, RedisError> {
         let connector = match connector {
             Some(connector) => connector,
@@ -100,13 +101,20 @@ impl Events {
             reader.load_at = Some(now);
         }
         self.take_unsent(reader, true, now);
+        let mut changes = link.changes();
         loop {
             let wait = if self.config.share.revocations {
                 self.keep_complete(reader, &mut connection, store).await?
             } else {
                 WAIT
             };
-            let entries = reader.positions.read(&self.streams, &mut connection, wait).await?;
+            // A read that is cancelled is repeated.
+            let entries = tokio::select! {
+                entries = reader.positions.read(&self.streams, &mut connection, wait) => entries?,
+                _ = changes.wait_for(|state| !is_up(*state)) => {
+                    return Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into());
+                }
+            };
             if !entries.is_empty() {
                 self.execute(reader, entries, &mut connection, store).await?;
             }
