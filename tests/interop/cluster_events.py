@@ -53,6 +53,8 @@ configuration = "".join([
     '[log]\nsession_start = "trace"\n', harness.listener(secrets), harness.auth(secrets),
     harness.upstream("hold", ports[0]), harness.route("hold", "/hold", "hold", auth='"users"', origins='["https://chat.example.test"]',
                   refresh_path='"/refresh"'),
+    harness.route("one", "/one", "hold", {"sessions_per_subject": 1, "on_session_limit": '"close_oldest"'}, auth='"users"',
+                  origins='["https://chat.example.test"]'),
 ])
 
 secret = directory / "cluster-secret"
@@ -73,9 +75,9 @@ def token(subject):
     return tokens[subject]
 
 
-async def connect(node, subject):
+async def connect(node, subject, path="/hold"):
     return await websockets.asyncio.client.connect(
-        node.proxy.url("/hold"), ssl=secrets.client_context(), proxy=None, ping_interval=None, compression=None,
+        node.proxy.url(path), ssl=secrets.client_context(), proxy=None, ping_interval=None, compression=None,
         open_timeout=60, additional_headers={"Authorization": f"Bearer {token(subject)}"})
 
 
@@ -264,16 +266,18 @@ with suite.check("a close by subject at one node closes the sessions of all node
 
     asyncio.run(close_all())
 
-with suite.check("a session whose slot was taken over at another node ends, and a list of ids is bounded"):
+with suite.check("sessions of other nodes that are named as replaced end, and a list of ids is bounded"):
     async def replaced():
-        session, other = await connect(third, "replaced"), await connect(third, "replaced")
-        listed = third.ask("GET", "/v1/sessions?subject=replaced&sort=-age")[1]["sessions"]
-        key, ids = "tollgate:1:{events}:control", [session["id"] for session in listed]
+        old, other = await connect(third, "replaced", "/one"), await connect(third, "replaced-2", "/one")
+        ids = [third.ask("GET", f"/v1/sessions?subject={subject}")[1]["sessions"][0]["id"] for subject in ("replaced", "replaced-2")]
+        key = "tollgate:1:{events}:control"
         redis.ask("XADD", key, "*", "n", "other", "k", "replaced", "d", " ".join([ids[1]] * 257))
         redis.ask("XADD", key, "*", "n", "other", "k", "replaced", "d", f"{'0' * 32} {ids[0]}")
-        equal((await closed(session))[:2], (1008, "replaced by a newer session"))
+        equal((await closed(old))[:2], (1008, "replaced by a newer session"))
         equal(await is_open(other), True)
-        await other.close()
+        new = await connect(first, "replaced-2", "/one")
+        equal((await closed(other))[:2], (1008, "replaced by a newer session"))
+        await new.close()
 
     asyncio.run(replaced())
 
