@@ -312,6 +312,37 @@ with suite.check("a reload that adds a limit counts the open sessions, and an up
     changing.run(change())
     changing.stop()
 
+with suite.check("a Redis Cluster counts the slots, too: the keys of one session are on several of its servers"):
+    buses = [harness.free_port() for _ in range(2)]
+    servers = [Redis(directory, f"redis-cluster{number}", "--cluster-enabled", "yes", "--cluster-config-file", f"nodes{number}.conf",
+                     "--cluster-port", bus) for number, bus in enumerate(buses)]
+    for number, server in enumerate(servers):
+        server.call("CLUSTER", "ADDSLOTSRANGE", *((0, 8191) if number == 0 else (8192, 16_383)))
+        server.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+    servers[0].call("CLUSTER", "MEET", "127.0.0.1", servers[1].port, buses[1])
+    until(lambda: all("cluster_state:ok" in server.call("CLUSTER", "INFO") for server in servers), "the servers know each other")
+    spread = Nodes(secrets, directory, servers[0], count=2, name="spread", scheme="redis+cluster", limits=(20, 20))
+
+    def taken():
+        return sum(server.members() for server in servers)
+
+    async def count_spread():
+        begun = []
+        for index in range(6):  # six subjects, so that both servers have keys
+            begun += await spread.fill("/subject", f"user-{index}", (10, 10))
+            equal(await spread.statuses("/subject", f"user-{index}"), [429] * 2)
+        equal([taken(), all(server.keys(cluster_nodes.SLOTS) for server in servers)], [120, True])
+        close_all(begun)
+        await asyncio.to_thread(until, lambda: taken() == 0, "no slot is taken")
+        for server in servers:
+            server.call("FLUSHALL")
+        raced, statuses = await spread.race("/both", "ada", 200)
+        equal((len(raced) <= 20, set(statuses) <= {101, 429, 503}, taken() >= 2 * len(raced)), (True, True, True))
+
+    spread.run(count_spread())
+    spread.stop()
+
+
 async def measure(some, path, subject, count):
     times = []
     for index in range(count):

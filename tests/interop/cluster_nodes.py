@@ -161,7 +161,7 @@ class Nodes:
     """Nodes of Tollgate with one backend. `wires` are the ports by which nodes reach the server, by their numbers."""
 
     def __init__(self, suite_secrets, directory, redis, count=3, wires=None, name="node", cluster="", limits=(50, 50),
-                 mode="refuse", sessions=4_000):
+                 scheme="redis", mode="refuse", sessions=4_000):
         self.secrets, self.backend, self.sessions = suite_secrets, Backend(), []
         self.context = suite_secrets.client_context()
         per_subject = {"sessions_per_subject": str(limits[0]), "on_session_limit": f'"{mode}"'}
@@ -173,7 +173,7 @@ class Nodes:
             self.configs.append("".join([
                 f"[server]\nworkers = 1\nmax_sessions = {sessions}\nmax_handshakes = 4000\nhandshakes_per_address = \"off\"\n",
                 f'[log]\nformat = "text"\nlevel = "info"\n[admin]\naddress = "unix:{directory}/{name}{number}.sock"\n[metrics]\naddress = "127.0.0.1:{self.metrics_ports[number]}"\n',
-                f'[cluster]\nurl = "redis://127.0.0.1:{port}"\nnode_timeout = "{NODE_TIMEOUT}s"\n{cluster}\n' if redis else "",
+                f'[cluster]\nurl = "{scheme}://127.0.0.1:{port}"\nnode_timeout = "{NODE_TIMEOUT}s"\n{cluster}\n' if redis else "",
                 harness.listener(suite_secrets), harness.auth(suite_secrets),
                 harness.upstream("backend", self.backend.port), "max_pending_requests = 4000\n",
                 harness.route("subject", "/subject", "backend", per_subject, auth='"users"', origins='["https://localhost"]'),
