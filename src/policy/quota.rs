@@ -152,12 +152,17 @@ impl Limiter {
     /// If no cell is available. Nothing is taken then.
     pub fn check(&self, now: Instant) -> Result<(), NotUntil> {
         CallClock::set(now);
-        self.governor.check().map_err(|rejected| {
-            if let Some(share) = self.count.share() {
-                share.on_refused(self.interval_nanos, nanos_at(now));
-            }
-            not_until(&rejected, now)
-        })
+        self.governor.check().map_err(|rejected| self.refuse(&rejected, now))
+    }
+
+    /// Notes that a cell was refused.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&self, rejected: &governor::NotUntil<Nanos>, now: Instant) -> NotUntil {
+        if let Some(share) = self.count.share() {
+            share.on_refused(self.interval_nanos, nanos_at(now));
+        }
+        not_until(rejected, now)
     }
 
     /// Whether this node awaits a greater share of the quota, which would allow a cell that [`Limiter::check`] refuses.

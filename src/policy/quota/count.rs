@@ -162,20 +162,22 @@ impl Count {
 
     /// Decides on a cell as governor's stores do, at the time of the current call. Where this node may use a share of
     /// the quota, the cell takes as many times longer to replenish as the quota is larger than the share.
+    #[inline]
     pub(in crate::policy) fn measure_and_replace<T, E>(
         &self,
         decide: impl Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     ) -> Result<T, E> {
         match &self.0 {
             Kind::Own(count) => count.measure_and_replace(&NotKeyed::NonKey, decide),
-            Kind::Shared(share) => measure_share(share, decide),
+            Kind::Shared(share) => measure_share(share, &decide),
         }
     }
 }
 
-/// Apart from the code of counts of one process, so that these cost one check.
+/// Apart from the code of counts of one process, and with a closure that is not inlined here, so that these cost one check.
+#[cold]
 #[inline(never)]
-fn measure_share<T, E>(share: &Arc<Share>, decide: impl Fn(Option<Nanos>) -> Result<(T, Nanos), E>) -> Result<T, E> {
+fn measure_share<T, E>(share: &Arc<Share>, decide: &dyn Fn(Option<Nanos>) -> Result<(T, Nanos), E>) -> Result<T, E> {
     let now = CallClock::nanos();
     let arrival = share.arrival();
     let mut before = arrival.load(Ordering::Relaxed);
