@@ -133,7 +133,7 @@ def commands():
     return sum(int(calls) for name, calls in counted if name not in ("info", "flushall"))
 
 
-tokens = {subject: secrets.token(subject) for subject in ("one", "all", "idle", "strict", "moves", "dies", "away", "lost", "cut")}
+tokens = {subject: secrets.token(subject) for subject in ("one", "all", "idle", "strict", "patient", "moves", "dies", "away", "lost", "cut")}
 wait_for_nodes(nodes)
 
 with suite.check("sessions within the share that needs no lease cost no command"):
@@ -185,6 +185,7 @@ with suite.check("a client within the quota is not closed while its lease is on 
         with contextlib.suppress(ConnectionClosed):
             for _ in range(3 * RATE):
                 await connection.send("x")
+                await asyncio.sleep(0)
             async with asyncio.timeout(10):
                 await connection.recv()
 
@@ -214,6 +215,27 @@ with suite.check("an outage of Redis: each node enforces its part, and nothing i
     time.sleep(SECONDS / 2)
     judge("after the outage", "away", begin, time.monotonic(), 0.5, burst=2 * BURST)
     hammer.stop()
+
+with suite.check("an outage of Redis closes no session that is within its quota, whatever on_excess says"):
+    async def patient():
+        connection = await connect(nodes[0], "patient", "/strict")
+        redis.process.popen.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        try:
+            # A burst at once, and then four fifths of the rate.
+            for _ in range(BURST):
+                await connection.send("x")
+            for _ in range(int(0.8 * RATE * OUTAGE_SECONDS / 2)):
+                await connection.send("x")
+                await asyncio.sleep(1 / (0.8 * RATE))
+            await asyncio.sleep(max(0, begun + OUTAGE_SECONDS - time.monotonic()))
+        finally:
+            redis.process.popen.send_signal(signal.SIGCONT)
+        assert connection.close_code is None, connection.close_code
+        await connection.close()
+
+    asyncio.run(patient())
+    wait_for_nodes(nodes)
 
 with suite.check("a loss of all data: leases may exist twice for as long as one is valid"):
     hammer = Hammer("lost", nodes)

@@ -251,15 +251,16 @@ impl Share {
         Arc::strong_count(self) > 1
     }
 
-    /// Whether a cost that the share refuses may be allowed soon: the lease that it needs is awaited, and the whole
-    /// quota would allow it.
+    /// Whether a cost that the share refuses waits, since the whole quota would allow it: the lease that it needs is
+    /// awaited, or the store cannot be reached. An outage delays clients within their quota, and ends no session.
     pub fn is_pending(&self, cost: u64, now: u64) -> bool {
-        if self.state.load(Ordering::Relaxed) != PENDING || !self.scope.leases.is_reachable.load(Ordering::Relaxed) {
-            return false;
-        }
-        let waited = now.saturating_sub(self.pending_since.load(Ordering::Relaxed));
+        let is_awaited = || {
+            let waited = now.saturating_sub(self.pending_since.load(Ordering::Relaxed));
+            self.state.load(Ordering::Relaxed) == PENDING && waited < PENDING_NANOS
+        };
+        let is_reachable = self.scope.leases.is_reachable.load(Ordering::Relaxed);
         let used = self.unreplenished(now);
-        waited < PENDING_NANOS && used.saturating_add(cost) <= self.burst.load(Ordering::Relaxed)
+        (!is_reachable || is_awaited()) && used.saturating_add(cost) <= self.burst.load(Ordering::Relaxed)
     }
 
     /// Returns for how long cells may be reserved: while this share is certain.

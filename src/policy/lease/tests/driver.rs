@@ -111,15 +111,18 @@ fn a_refusal_is_pending_until_the_store_has_decided() {
 }
 
 #[test]
-fn a_refusal_is_not_pending_for_long_nor_without_the_store() {
+fn a_refusal_is_not_pending_for_long_unless_the_store_is_away() {
     let ((counters, mut driver), start) = (node(), Instant::now());
     let limiter = limiter(&counters, "ann", start);
     passed(&limiter, start);
     assert!(limiter.is_pending(start + Duration::from_millis(2_900)));
     assert!(!limiter.is_pending(start + Duration::from_millis(3_100)));
     driver.set_reachable(false);
-    assert!(!limiter.is_pending(start));
     assert!(driver.tick(start).is_empty());
+    // An outage delays a client that is within the whole quota, for as long as it lasts.
+    let later = start + Duration::from_secs(30);
+    passed(&limiter, later);
+    assert!(limiter.check(later).is_err() && limiter.is_pending(later));
 }
 
 #[test]
