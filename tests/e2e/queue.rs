@@ -209,16 +209,17 @@ fn a_held_upgrade_fails_after_hold_upgrades() {
 /// The pool of a waiting upgrade is that of its configuration until it looks at the one in use.
 #[test]
 fn held_upgrades_that_are_not_first_learn_that_a_server_is_up() {
-    const CLIENTS: usize = 12;
+    const CLIENTS: usize = 14;
     let upstream = Upstream::bind();
     let (_socket, address) = refusing();
     let keys = "hold_upgrades = \"2s\"\nqueue_timeout = \"1m\"\nadmit_rate = \"4/s\"";
     let queue = Queue::start(Setup::new().server("max_handshakes = 64").upstream(keys).to(address));
+    // The rate alone takes two seconds and a half for all of them.
+    let began = Instant::now();
     let clients: Vec<Client> = (0..CLIENTS).map(|_| queue.send("held")).collect();
     queue.wait_for_at_least(CLIENTS - 1);
     queue.gate.reload(|text| text.replace(&address.to_string(), &upstream.address().to_string()));
     // The last one is served after more than the time for which they are held.
-    let began = Instant::now();
     let sessions: Vec<_> = clients.into_iter().map(|client| open(&upstream, client, "held")).collect();
     assert!(began.elapsed() > Duration::from_secs(2));
     sessions.into_iter().for_each(Session::close);
