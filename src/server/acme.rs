@@ -179,7 +179,10 @@ impl Orders {
         self.attempts.end(&config.name, name, outcome.is_ok());
         match outcome {
             Ok(kind) => {
-                self.validated.insert(Arc::clone(&config.name), kind);
+                // An authorization that is still valid says nothing about challenges.
+                if let Some(kind) = kind {
+                    self.validated.insert(Arc::clone(&config.name), kind);
+                }
                 for scope in Scope::all(config, name) {
                     self.failures.remove(&scope);
                 }
@@ -209,7 +212,7 @@ impl Orders {
         orderer: Orderer,
         name: &Arc<str>,
         kinds: &'static [ChallengeKind],
-    ) -> Option<Result<ChallengeKind, OrderFailure>> {
+    ) -> Option<Result<Option<ChallengeKind>, OrderFailure>> {
         let (reply, mut replied) = oneshot::channel();
         let (given_up, config, name) = (CancellationToken::new(), Arc::clone(&orderer.config), Arc::clone(name));
         let _cancels = given_up.clone().drop_guard();
