@@ -377,3 +377,25 @@ fn the_rate_of_requests_is_limited() {
         assert_eq!(client.message().head.status(), 200);
     }
 }
+
+/// A response whose body others could delimit or decode differently is not passed on, and its connection closes.
+#[test]
+fn a_response_with_another_framing_gets_a_502() {
+    let upstream = Upstream::bind();
+    let gate = start(&upstream);
+    for lines in [
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: gzip\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 2\r\n",
+    ] {
+        let mut client = Client::connect(&gate);
+        client.get("/open/");
+        let mut server = upstream.accept();
+        server.head();
+        server.send(format!("HTTP/1.1 200 OK\r\n{lines}\r\n2\r\nok\r\n0\r\n\r\n").as_bytes());
+        assert_eq!(client.response().head.status(), 502, "{lines}");
+        assert_eq!(gate.log.next("refused")["cause"], "upstream_malformed", "{lines}");
+        server.expect_end();
+    }
+}
