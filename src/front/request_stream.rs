@@ -54,8 +54,9 @@ pub(super) struct RequestStream<'a, S> {
     /// Whether the client has shut down its sending direction, which a read does not show while earlier bytes are
     /// unread.
     is_closed: fn(&S) -> bool,
-    /// Limits the bytes that the kernel holds unsent. `None` once it was done.
-    limit_unsent: Option<fn(&S, u32)>,
+    /// Limits the bytes that the kernel holds unsent; 0 removes the limit.
+    limit_unsent: fn(&S, u32),
+    is_limited: bool,
     /// The next check of a client that sent more than `BEHIND_MAX_BYTES`.
     look: Option<Pin<Box<Sleep>>>,
     reads: Allowance,
@@ -80,7 +81,8 @@ impl<'a, S> RequestStream<'a, S> {
             behind: Vec::new(),
             is_answered: false,
             is_closed,
-            limit_unsent: Some(limit_unsent),
+            limit_unsent,
+            is_limited: false,
             look: None,
             reads: Allowance::default(),
             deadlines,
@@ -108,6 +110,10 @@ impl<'a, S> RequestStream<'a, S> {
 
     /// Returns the stream and the bytes behind the request. `unread` are those of them that hyper has read.
     pub(super) fn into_parts(self, unread: Bytes) -> (S, Bytes) {
+        if self.is_limited {
+            // A session limits what the kernel holds itself, if it has to.
+            (self.limit_unsent)(&self.stream, 0);
+        }
         if self.behind.is_empty() {
             return (self.stream, unread);
         }
@@ -226,10 +232,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
             return this.rejection.poll_write(&mut this.stream, cx, bytes);
         }
         this.is_answered = false;
-        if this.progress.carries_answers()
-            && let Some(limit_unsent) = this.limit_unsent.take()
-        {
-            limit_unsent(&this.stream, UNSENT_MAX_BYTES);
+        if !this.is_limited && this.progress.carries_answers() {
+            (this.limit_unsent)(&this.stream, UNSENT_MAX_BYTES);
+            this.is_limited = true;
         }
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.deadlines.note_write(written, this.progress.write_timeout(), cx)

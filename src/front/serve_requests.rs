@@ -173,10 +173,6 @@ pub(super) async fn serve_requests(
         }
     };
     let (stream, read_ahead) = io.into_inner().into_parts(read_buf);
-    if progress.carries_answers() && matches!(outcome, RequestOutcome::Upgraded(_)) {
-        // The session limits what the kernel holds itself, if it has to.
-        stream.limit_unsent(0);
-    }
     (stream, read_ahead, outcome)
 }
 

@@ -143,18 +143,20 @@ impl HttpExchange<'_> {
                 OpenError::Malformed(format!("the framing of the response is not accepted: {rule}"))
             })?;
         }
-        if is_failure(response.status()) {
-            connector.note_status(pool, server, response.status());
-        } else {
-            connector.note_success(pool, server);
-        }
         let may_stay = !config.proxy_protocol && !has_no_body;
         let home = may_stay.then(|| Home {
             connections: Arc::clone(self.connections),
             pool: Arc::clone(pool),
             server: Arc::clone(server.name()),
         });
-        Ok(response.map(|body| ResponseBody::new(body, connection, home)))
+        let mut response = response.map(|body| ResponseBody::new(body, connection, home));
+        response.body_mut().begin()?;
+        if is_failure(response.status()) {
+            connector.note_status(pool, server, response.status());
+        } else {
+            connector.note_success(pool, server);
+        }
+        Ok(response)
     }
 
     /// Records a failure of the server, unless the client caused it.

@@ -29,8 +29,8 @@ pub const MIN_BYTES_PER_SECOND: u64 = 512;
 pub struct BodyLimits {
     /// The maximum number of its bytes; `None`: unlimited.
     pub max_bytes: Option<u64>,
-    /// How long the client may send nothing, and how long all waits may take beyond [`MIN_BYTES_PER_SECOND`]. Bytes that
-    /// arrive faster count for as much again.
+    /// How long the client may send nothing, and how long all waits may take beyond [`MIN_BYTES_PER_SECOND`]. What
+    /// arrives faster allows for as much again, not for more.
     pub timeout: Duration,
 }
 
@@ -104,12 +104,14 @@ impl BodyFault {
     }
 
     fn of(error: &hyper::Error) -> Self {
-        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-        match cause.map(io::Error::kind) {
-            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Self::Malformed,
-            _ => Self::ClientGone,
-        }
+        if is_malformed(error) { Self::Malformed } else { Self::ClientGone }
     }
+}
+
+/// Whether a body is not delimited as its head says.
+pub(super) fn is_malformed(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 impl fmt::Display for BodyFault {
