@@ -15,7 +15,9 @@ use super::request_connection::RequestConnection;
 use super::request_context::summary;
 use super::response::RejectedRequest;
 use crate::client::acme::challenge::HTTP_PATH;
+use crate::policy::framing::FramingError;
 use crate::policy::host::request_host;
+use crate::policy::rejection::Rejection;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::telemetry::rejections::RejectionEvent;
@@ -27,7 +29,7 @@ use crate::telemetry::trace_context::TraceContext;
 const HTTPS_PORT: u16 = 443;
 
 /// Returns the answer to a request, unless the listener serves it, and logs it. The connection closes after it. A redirect
-/// counts in `upgrade_rate`.
+/// and a rejection count in `upgrade_rate`.
 pub(super) fn answer(
     config: &PlainConfig,
     connection: &RequestConnection<'_>,
@@ -55,30 +57,26 @@ pub(super) fn answer(
     let snapshot = gateway.snapshot();
     let policy = snapshot.policy();
     let summary = summary(request, TraceContext::of_request(request.headers(), random).trace_id());
-    if let Err(rejection) = policy.charge(client, clock::now()) {
-        metrics.count_upgrade("", rejection.label());
-        gateway.log_rejection(&RejectionEvent { summary, ..RejectionEvent::new(rejection, request_id, client) });
-        return Some(RejectedRequest::from(rejection).into_response(request_id, request.headers()));
-    }
-    let log = |status: StatusCode| {
-        metrics.count_request(&Arc::from(""), status);
-        gateway.process.sessions.log_redirect(&Redirect {
-            request_id,
-            summary,
-            client,
-            method: request.method(),
-            status,
-        });
-    };
-    let served = host.filter(|host| policy.routes().iter().any(|route| route.config.host.matches(host)));
-    let Some(location) = served.and_then(|host| location(&host, port, request)) else {
-        let message = "no route serves this host\n".to_owned();
-        log(StatusCode::MISDIRECTED_REQUEST);
-        return Some(response(StatusCode::MISDIRECTED_REQUEST, (CONTENT_TYPE, "text/plain; charset=utf-8"), message));
+    let redirected = policy.charge(client, clock::now()).and_then(|()| {
+        let host = host.ok_or(Rejection::Host)?;
+        if !policy.routes().iter().any(|route| route.config.host.matches(&host)) {
+            return Err(Rejection::Misdirected);
+        }
+        location(&host, port, request).ok_or(Rejection::Framing(FramingError::Target))
+    });
+    let location = match redirected {
+        Ok(location) => location,
+        Err(rejection) => {
+            metrics.count_upgrade("", rejection.label());
+            gateway.log_rejection(&RejectionEvent { summary, ..RejectionEvent::new(rejection, request_id, client) });
+            return Some(RejectedRequest::from(rejection).into_response(request_id, request.headers()));
+        }
     };
     // A method other than GET must not change (RFC 9110 section 15.4.9).
     let status = if is_read { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
-    log(status);
+    metrics.count_request(&Arc::from(""), status);
+    let redirect = Redirect { request_id, summary, client, method: request.method(), status };
+    gateway.process.sessions.log_redirect(&redirect, clock::now());
     Some(response(status, (LOCATION, &location), String::new()))
 }
 

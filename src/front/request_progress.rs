@@ -93,6 +93,11 @@ impl RequestProgress {
         Arc::clone(answered)
     }
 
+    /// Whether the connection carries the responses to ordinary requests.
+    pub(super) fn carries_answers(&self) -> bool {
+        self.has_answered.get().is_some()
+    }
+
     /// Whether the response to an ordinary request was passed to hyper as a whole.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered.get().is_some_and(|answered| answered.load(Ordering::Relaxed))

@@ -14,7 +14,7 @@ use crate::runtime::lifecycle::Phase;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId};
 use crate::telemetry::requests::RequestEnd;
 use crate::telemetry::sessions::SessionSummary;
-use crate::upstream::request_body::BodyProgress;
+use crate::upstream::request_body::{BodyFault, BodyProgress};
 
 /// How a response ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) enum ResponseEnd {
     ClientGone,
     /// The process ended.
     CutOff,
-    /// The server disconnected within the response.
+    /// The server disconnected within the response, or Tollgate from the server because of the request's body.
     UpstreamGone,
     /// The server sent nothing for `idle_timeout`.
     Idle,
@@ -97,8 +97,41 @@ impl RequestRecord {
             duration,
             bytes_in: self.progress.bytes(),
             bytes_out: self.bytes_out,
-            cause: end.cause().or(self.progress.fault().map(|fault| fault.rejection().label())),
+            cause: cause(end, self.progress.fault()),
         };
         self.gateway.process.sessions.log_request(&session, &event);
+    }
+}
+
+/// Returns the cause of a response that is not whole, or whose request is not. A fault of the request's body precedes the
+/// disconnects that it brings about.
+fn cause(end: ResponseEnd, fault: Option<BodyFault>) -> Option<&'static str> {
+    let fault = fault.map(|fault| fault.rejection().label());
+    match end {
+        ResponseEnd::Whole | ResponseEnd::ClientGone | ResponseEnd::UpstreamGone => fault.or(end.cause()),
+        ResponseEnd::CutOff | ResponseEnd::Idle => end.cause(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_the_body_is_the_cause_of_the_disconnects_after_it() {
+        for (end, fault, expected) in [
+            (ResponseEnd::Whole, None, None),
+            (ResponseEnd::Whole, Some(BodyFault::ClientGone), Some("client_gone")),
+            (ResponseEnd::UpstreamGone, None, Some("upstream_gone")),
+            (ResponseEnd::UpstreamGone, Some(BodyFault::Timeout), Some("body_timeout")),
+            (ResponseEnd::UpstreamGone, Some(BodyFault::TooLarge), Some("body_too_large")),
+            (ResponseEnd::UpstreamGone, Some(BodyFault::Malformed), Some("framing")),
+            (ResponseEnd::UpstreamGone, Some(BodyFault::ClientGone), Some("client_gone")),
+            (ResponseEnd::ClientGone, Some(BodyFault::Timeout), Some("body_timeout")),
+            (ResponseEnd::CutOff, Some(BodyFault::ClientGone), Some("draining")),
+            (ResponseEnd::Idle, None, Some("idle_timeout")),
+        ] {
+            assert_eq!(cause(end, fault), expected, "{end:?} {fault:?}");
+        }
     }
 }

@@ -25,6 +25,10 @@ const BEHIND_MAX_BYTES: usize = 16 * 1024;
 
 /// Reads per cycle of the worker. A read of many small records may take a quarter of a millisecond.
 const READS: u32 = 2;
+/// The bytes that the kernel may hold unsent of responses to ordinary requests. It takes further ones at half of that. By
+/// default it holds megabytes and takes further ones when a third is free, for which a slow client that reads all the time
+/// would need longer than `write_timeout`.
+const UNSENT_MAX_BYTES: u32 = 128 * 1024;
 /// The interval at which a client that sent more than `BEHIND_MAX_BYTES` is checked for a disconnect, so that its
 /// session slot is freed soon after.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -50,6 +54,9 @@ pub(super) struct RequestStream<'a, S> {
     /// Whether the client has shut down its sending direction, which a read does not show while earlier bytes are
     /// unread.
     is_closed: fn(&S) -> bool,
+    /// Limits the bytes that the kernel holds unsent; 0 removes the limit.
+    limit_unsent: fn(&S, u32),
+    is_limited: bool,
     /// The next check of a client that sent more than `BEHIND_MAX_BYTES`.
     look: Option<Pin<Box<Sleep>>>,
     reads: Allowance,
@@ -62,7 +69,7 @@ impl<'a, S> RequestStream<'a, S> {
         progress: &'a RequestProgress,
         deadlines: RequestDeadlines,
         request_id: RequestId,
-        is_closed: fn(&S) -> bool,
+        (is_closed, limit_unsent): (fn(&S) -> bool, fn(&S, u32)),
     ) -> Self {
         Self {
             stream,
@@ -74,6 +81,8 @@ impl<'a, S> RequestStream<'a, S> {
             behind: Vec::new(),
             is_answered: false,
             is_closed,
+            limit_unsent,
+            is_limited: false,
             look: None,
             reads: Allowance::default(),
             deadlines,
@@ -101,6 +110,10 @@ impl<'a, S> RequestStream<'a, S> {
 
     /// Returns the stream and the bytes behind the request. `unread` are those of them that hyper has read.
     pub(super) fn into_parts(self, unread: Bytes) -> (S, Bytes) {
+        if self.is_limited {
+            // A session limits what the kernel holds itself, if it has to.
+            (self.limit_unsent)(&self.stream, 0);
+        }
         if self.behind.is_empty() {
             return (self.stream, unread);
         }
@@ -219,6 +232,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
             return this.rejection.poll_write(&mut this.stream, cx, bytes);
         }
         this.is_answered = false;
+        if !this.is_limited && this.progress.carries_answers() {
+            (this.limit_unsent)(&this.stream, UNSENT_MAX_BYTES);
+            this.is_limited = true;
+        }
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.deadlines.note_write(written, this.progress.write_timeout(), cx)
     }
@@ -248,7 +265,7 @@ mod tests {
     fn stream<'a>(bytes: &'a [u8], progress: &'a RequestProgress) -> RequestStream<'a, &'a [u8]> {
         let hour = Duration::from_secs(3600);
         let deadlines = RequestDeadlines::new(Instant::now() + hour, hour, hour);
-        RequestStream::new(bytes, progress, deadlines, RequestId(1), |_| false)
+        RequestStream::new(bytes, progress, deadlines, RequestId(1), (|_| false, |_, _| ()))
     }
 
     /// Reads once. Returns what hyper gets; `None` if it has to wait.

@@ -115,7 +115,13 @@ pub(super) async fn serve_requests(
         })
     });
     let deadlines = RequestDeadlines::new(deadline, config.keep_alive_timeout, config.handshake_timeout);
-    let stream = RequestStream::new(stream, progress, deadlines, request_id, ClientStream::is_peer_closed);
+    let stream = RequestStream::new(
+        stream,
+        progress,
+        deadlines,
+        request_id,
+        (ClientStream::is_peer_closed, ClientStream::limit_unsent),
+    );
     let mut connection = http1::Builder::new()
         .max_buf_size(config.head_max_bytes)
         .max_headers(config.head_max_headers)

@@ -103,6 +103,20 @@ pub fn check(
     }
 }
 
+/// Checks the head of a response with a body: no coding but exactly `chunked` is decoded, so that another one must not be
+/// dropped with its header, and a length beside it may be that of a second response (section 6.3).
+///
+/// # Errors
+/// The rule that the response breaks.
+pub fn check_response(headers: &HeaderMap) -> Result<(), FramingError> {
+    let coding = only(headers, &TRANSFER_ENCODING).map_err(|Repeated| FramingError::TransferEncoding)?;
+    match coding {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Err(FramingError::TransferEncoding),
+        Some(_) if headers.contains_key(CONTENT_LENGTH) => Err(FramingError::Length),
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn check_target(shape: HeadShape, method: &Method, uri: &Uri, host: &HeaderValue) -> Result<(), FramingError> {
     let prefix = match (uri.scheme_str(), uri.authority()) {
         (None, None) => 0,
@@ -199,6 +213,29 @@ mod tests {
         let names = vec!["a"; CONNECTION_NAMES_MAX + 1].join(",");
         let checked = check_head("GET / HTTP/1.1", &[host, ("connection", &names)], 3);
         assert_eq!(checked, Err(FramingError::TooManyNames));
+    }
+
+    #[test]
+    fn a_response_is_delimited_in_one_way() {
+        let (chunked, length) = (("transfer-encoding", "Chunked"), ("content-length", "7"));
+        let coding = Err(FramingError::TransferEncoding);
+        let table: [(&[(&'static str, &'static str)], _); 8] = [
+            (&[], Ok(())),
+            (&[length], Ok(())),
+            (&[chunked], Ok(())),
+            (&[chunked, length], Err(FramingError::Length)),
+            (&[chunked, chunked], coding),
+            (&[("transfer-encoding", "gzip, chunked")], coding),
+            (&[("transfer-encoding", "gzip")], coding),
+            (&[("transfer-encoding", "identity"), length], coding),
+        ];
+        for (fields, expected) in table {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(check_response(&headers), expected, "{fields:?}");
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub enum Rejection {
     Path(PathError),
     /// No route matches this host and path.
     NoRoute,
+    /// No route serves this host, to which a plain listener would redirect.
+    Misdirected,
     /// The path is not answered for this method.
     Method,
     /// The route does not admit this client address.
@@ -179,6 +181,7 @@ impl Rejection {
                 respond(StatusCode::BAD_REQUEST, "The request is malformed.\n")
             }
             Self::NoRoute => respond(StatusCode::NOT_FOUND, "Nothing is served here.\n"),
+            Self::Misdirected => respond(StatusCode::MISDIRECTED_REQUEST, "No route serves this host.\n"),
             Self::Method => respond(StatusCode::METHOD_NOT_ALLOWED, "Only POST is answered here.\n"),
             Self::NoToken | Self::TokenAmbiguous | Self::Token(_) | Self::Revoked => {
                 respond(StatusCode::UNAUTHORIZED, "A valid token is required.\n")
@@ -239,6 +242,7 @@ impl Rejection {
             Self::Host => "host",
             Self::Path(_) => "path",
             Self::NoRoute => "no_route",
+            Self::Misdirected => "misdirected",
             Self::Method => "method",
             Self::Address => "address",
             Self::UpgradeRate { .. } => "upgrade_rate",

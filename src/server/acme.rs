@@ -1,5 +1,7 @@
 //! Gets and renews the certificates of `[acme.NAME]` sections: one order after another, while this process alone serves.
 
+mod precedence;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::precedence::Attempts;
 use crate::client::acme::order::{FailureCause, OrderFailure, Orderer};
 use crate::client::acme::schedule::pause;
 use crate::client::acme::{ChallengeKind, Held, Refusal};
@@ -46,10 +49,8 @@ struct Orders {
     known: HashSet<Arc<str>>,
     /// The challenges that were validated last, by section. They are tried first.
     validated: HashMap<Arc<str>, ChallengeKind>,
-    /// The number of orders, and that of the last one for each name of a section: other names come first, so that one that
-    /// makes the authority refuse holds up no other for ever.
-    made: u64,
-    last: HashMap<(Arc<str>, Arc<str>), u64>,
+    /// Which name is ordered first. One that makes the authority refuse holds up the others for one pause, not for ever.
+    attempts: Attempts,
 }
 
 /// What a failure holds up.
@@ -106,7 +107,7 @@ impl Orders {
         self.failures.retain(|_, (config, _)| snapshot.acmes().iter().any(|section| section.config == *config));
         let is_used = |name: &str| snapshot.acmes().iter().any(|section| &*section.config.name == name);
         self.validated.retain(|name, _| is_used(name));
-        self.last.retain(|(name, _), _| is_used(name));
+        self.attempts.retain(is_used);
         for AcmeSection { config, held } in snapshot.acmes() {
             if self.known.insert(Arc::clone(&config.name)) {
                 self.resume(config, held);
@@ -133,7 +134,7 @@ impl Orders {
     }
 
     /// Returns a name whose certificate is missing or due for renewal and may be ordered now: of those, one with the
-    /// fewest failures first, then one without a certificate, then the one that was not ordered for longest.
+    /// fewest failed orders first, then one without a certificate, then the one that was not ordered for longest.
     fn next(&self, snapshot: &Snapshot, now: Instant) -> Option<(AcmeSection, Arc<str>)> {
         // Without the time nothing is due, and no certificate authority can be trusted.
         let unix = clock::unix()?;
@@ -143,13 +144,11 @@ impl Orders {
                 let held = section.held.certificate(name);
                 let is_due = held.as_ref().is_none_or(|held| held.renews <= unix);
                 let scopes = Scope::all(&section.config, name);
-                let [.., of_name] = &scopes;
-                let last = self.last.get(&(Arc::clone(&section.config.name), Arc::clone(name)));
-                let order = (self.failures(of_name).count, held.is_some(), last.copied());
-                (is_due && scopes.iter().all(may_order)).then_some((order, section, name))
+                let precedence = self.attempts.precedence(&section.config.name, name, held.is_some());
+                (is_due && scopes.iter().all(may_order)).then_some((precedence, section, name))
             })
         });
-        let (_, section, name) = due.min_by_key(|(order, ..)| *order)?;
+        let (_, section, name) = due.min_by_key(|(precedence, ..)| *precedence)?;
         Some((section.clone(), Arc::clone(name)))
     }
 
@@ -169,8 +168,7 @@ impl Orders {
         };
         let failed_before = self.failures(&Scope::Name(Arc::clone(&config.name), Arc::clone(name))).count;
         let kinds = kinds(snapshot, self.validated.get(&config.name).copied(), failed_before);
-        self.made += 1;
-        self.last.insert((Arc::clone(&config.name), Arc::clone(name)), self.made);
+        self.attempts.begin(&config.name, name);
         let (acme, name_text) = (&*config.name, &**name);
         tracing::info!(name = name_text, acme, directory = %config.directory, "ordering a certificate");
         let Some(outcome) = self.execute(gateway, orderer, name, kinds).await else {
@@ -178,9 +176,13 @@ impl Orders {
             return;
         };
         held.count_order(outcome.is_ok());
+        self.attempts.end(&config.name, name, outcome.is_ok());
         match outcome {
             Ok(kind) => {
-                self.validated.insert(Arc::clone(&config.name), kind);
+                // An authorization that is still valid says nothing about challenges.
+                if let Some(kind) = kind {
+                    self.validated.insert(Arc::clone(&config.name), kind);
+                }
                 for scope in Scope::all(config, name) {
                     self.failures.remove(&scope);
                 }
@@ -210,7 +212,7 @@ impl Orders {
         orderer: Orderer,
         name: &Arc<str>,
         kinds: &'static [ChallengeKind],
-    ) -> Option<Result<ChallengeKind, OrderFailure>> {
+    ) -> Option<Result<Option<ChallengeKind>, OrderFailure>> {
         let (reply, mut replied) = oneshot::channel();
         let (given_up, config, name) = (CancellationToken::new(), Arc::clone(&orderer.config), Arc::clone(name));
         let _cancels = given_up.clone().drop_guard();

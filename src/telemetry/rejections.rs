@@ -185,6 +185,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::Host
         | Rejection::Path(_)
         | Rejection::NoRoute
+        | Rejection::Misdirected
         | Rejection::Method
         | Rejection::Address
         | Rejection::UpgradeRate { .. }

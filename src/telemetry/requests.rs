@@ -1,7 +1,7 @@
 //! Logs ordinary requests: client, route, server, status, time and volume. And those that are redirected.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
@@ -30,7 +30,7 @@ pub struct RequestEnd<'a> {
     pub cause: Option<&'a str>,
 }
 
-/// A request to which a plain listener answered with a redirect to `https`, or with a 421 if no route serves its host.
+/// A request to which a plain listener answered with a redirect to `https`.
 #[derive(Debug, Clone, Copy)]
 pub struct Redirect<'a> {
     /// Its id.
@@ -65,8 +65,12 @@ impl Sessions {
         );
     }
 
-    /// Logs a redirect, at the level of requests.
-    pub fn log_redirect(&self, redirect: &Redirect<'_>) {
+    /// Logs a redirect at the level of requests, or counts it as left out if the quota is exceeded: a client needs no
+    /// upstream for it, and not even TLS.
+    pub fn log_redirect(&self, redirect: &Redirect<'_>, now: Instant) {
+        if tracing::level_filters::LevelFilter::current() < Level::INFO || !self.redirects.may_write(now) {
+            return;
+        }
         tracing::info!(
             request_id = redirect.request_id.to_string(),
             trace_id = redirect.summary.trace_id().map(|id| id.to_string()),
@@ -75,6 +79,7 @@ impl Sessions {
             path = redirect.summary.path(),
             method = shown(redirect.method),
             status = redirect.status.as_u16(),
+            left_out = self.redirects.take_left_out(),
             "redirect"
         );
     }
@@ -83,4 +88,34 @@ impl Sessions {
 fn shown(method: &Method) -> &str {
     let method = method.as_str();
     method.get(..METHOD_MAX_BYTES).unwrap_or(method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LogFormat;
+    use crate::telemetry::identity::Identities;
+    use crate::telemetry::log::logged;
+    use crate::telemetry::test_config;
+
+    #[test]
+    fn lines_about_redirects_are_limited_and_those_left_out_counted() {
+        let now = crate::runtime::clock::now();
+        let lines = logged(LogFormat::Json, || {
+            let config = test_config();
+            let sessions = Sessions::new(&config, Identities::new(&config, [0; 32]));
+            let redirect = Redirect {
+                request_id: RequestId(1),
+                summary: RequestSummary::default(),
+                client: "192.0.2.7".parse().unwrap(),
+                method: &Method::GET,
+                status: StatusCode::MOVED_PERMANENTLY,
+            };
+            (0..600).for_each(|_| sessions.log_redirect(&redirect, now));
+            sessions.log_redirect(&redirect, now + Duration::from_secs(1));
+        });
+        assert_eq!(lines.len(), 501);
+        let last: serde_json::Value = serde_json::from_str(&lines[500]).unwrap();
+        assert_eq!((last["message"].as_str(), last["left_out"].as_u64()), (Some("redirect"), Some(100)));
+    }
 }

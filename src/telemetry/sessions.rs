@@ -62,6 +62,7 @@ pub struct Sessions {
     slow_upgrades: LineQuota,
     reports: LineQuota,
     drops: LineQuota,
+    pub(super) redirects: LineQuota,
 }
 
 /// Writes a line about a session: the fields that describe it, and further ones.
@@ -96,6 +97,7 @@ impl Sessions {
             slow_upgrades: LineQuota::new(),
             reports: LineQuota::new(),
             drops: LineQuota::new(),
+            redirects: LineQuota::new(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::accept::{self, Protected};
@@ -115,6 +116,12 @@ impl ClientStream {
     /// Whether the client has closed its direction or disconnected. A read reports this only after all bytes before it.
     pub fn is_peer_closed(&self) -> bool {
         SocketState::of(self.socket().socket()).peer_closed
+    }
+
+    /// Limits the bytes that the kernel holds for the client and has not sent; 0: the limit of the system. A socket without
+    /// such a limit is left as it is.
+    pub fn limit_unsent(&self, bytes: u32) {
+        let _ = SockRef::from(&self.socket().socket()).set_tcp_notsent_lowat(bytes);
     }
 
     /// Returns the underlying socket.

@@ -163,7 +163,7 @@ impl Connector {
             open(stream, header, request, pool.config().response_timeout, pool.config().title_case_headers).await;
         opened.map_err(|error| match error {
             OpenError::Timeout => CheckError::Failed("no response in time".into()),
-            OpenError::Malformed(error) => CheckError::Failed(error.to_string().into()),
+            OpenError::Malformed(error) => CheckError::Failed(error.into()),
             OpenError::Broken(error) => error.into(),
         })
     }

@@ -298,7 +298,7 @@ impl Connector {
                 return Ok(response);
             }
             Err(OpenError::Timeout) => (late, Rejection::UpstreamTimeout, "no response in time".to_owned()),
-            Err(OpenError::Malformed(error)) => (Failure::Answer, Rejection::UpstreamMalformed, error.to_string()),
+            Err(OpenError::Malformed(error)) => (Failure::Answer, Rejection::UpstreamMalformed, error),
             Err(OpenError::Broken(error)) => (Failure::Answer, Rejection::Unreachable, causes(&error)),
         };
         self.note_failure(pool, server, failure, &error);

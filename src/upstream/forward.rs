@@ -15,6 +15,7 @@ use super::request_body::{BodyProgress, RequestBody};
 use super::response_body::{Home, ResponseBody};
 use crate::balance::{Failure, PendingRequest, Pool, Server};
 use crate::client::http_client::causes;
+use crate::policy::framing;
 use crate::policy::rejection::Rejection;
 use crate::policy::request::RequestFacts;
 use crate::policy::request_admission::RequestAdmission;
@@ -133,21 +134,29 @@ impl HttpExchange<'_> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(OpenError::Broken(io::Error::other("a 101 that was not asked for")));
         }
-        if is_failure(response.status()) {
-            connector.note_status(pool, server, response.status());
-        } else {
-            connector.note_success(pool, server);
-        }
         // A server that wrongly sends a body here would answer the next request with it.
         let has_no_body = *self.request.head.method() == Method::HEAD
             || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if !has_no_body {
+            framing::check_response(response.headers()).map_err(|error| {
+                let rule = error.label();
+                OpenError::Malformed(format!("the framing of the response is not accepted: {rule}"))
+            })?;
+        }
         let may_stay = !config.proxy_protocol && !has_no_body;
         let home = may_stay.then(|| Home {
             connections: Arc::clone(self.connections),
             pool: Arc::clone(pool),
             server: Arc::clone(server.name()),
         });
-        Ok(response.map(|body| ResponseBody::new(body, connection, home)))
+        let mut response = response.map(|body| ResponseBody::new(body, connection, home));
+        response.body_mut().begin()?;
+        if is_failure(response.status()) {
+            connector.note_status(pool, server, response.status());
+        } else {
+            connector.note_success(pool, server);
+        }
+        Ok(response)
     }
 
     /// Records a failure of the server, unless the client caused it.
@@ -159,7 +168,7 @@ impl HttpExchange<'_> {
             OpenError::Timeout => {
                 (Failure::Late { since_ms }, Rejection::UpstreamTimeout, "no response in time".to_owned())
             }
-            OpenError::Malformed(error) => (Failure::Answer, Rejection::UpstreamMalformed, error.to_string()),
+            OpenError::Malformed(error) => (Failure::Answer, Rejection::UpstreamMalformed, error),
             OpenError::Broken(error) => (Failure::Answer, Rejection::Unreachable, causes(&error)),
         };
         connector.note_failure(pool, server, failure, &detail);

@@ -6,13 +6,13 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::open::{OpenError, builder};
 use super::request_body::{BodyProgress, RequestBody};
@@ -40,7 +40,7 @@ impl HttpConnection {
     }
 
     /// Sends a request, and returns the response when its head has arrived. It must arrive within `timeout` after the
-    /// last byte of the request that the server took; a wait for the client does not count.
+    /// last byte of the request that the kernel took; a wait for the client does not count.
     ///
     /// # Errors
     /// If the head is not received in time, the connection breaks, or the response is not HTTP or has too large a head.
@@ -53,7 +53,9 @@ impl HttpConnection {
         self.watch.begin();
         let mut response = pin!(self.sender.send_request(request));
         let (connection, has_ended) = (&mut self.connection, &mut self.has_ended);
-        let (mut deadline, mut sent) = (pin!(sleep(timeout)), progress.bytes());
+        let mut waiting = HeadWait::new(timeout, self.watch.sent(), clock::now());
+        let mut deadline = pin!(sleep(timeout));
+        let watch = &self.watch;
         poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(response.map_err(OpenError::from));
@@ -65,13 +67,10 @@ impl HttpConnection {
             if *has_ended {
                 return Poll::Ready(Err(OpenError::Broken(io::ErrorKind::UnexpectedEof.into())));
             }
+            waiting.follow(watch.sent(), progress.is_waiting(), clock::now);
             while deadline.as_mut().poll(cx).is_ready() {
-                if !progress.is_waiting() && progress.bytes() == sent {
-                    return Poll::Ready(Err(OpenError::Timeout));
-                }
-                sent = progress.bytes();
-                let now = Instant::from_std(clock::now());
-                deadline.as_mut().reset(now.checked_add(timeout).unwrap_or(now));
+                let Some(end) = waiting.end(clock::now()) else { return Poll::Ready(Err(OpenError::Timeout)) };
+                deadline.as_mut().reset(end.into());
             }
             Poll::Pending
         })
@@ -109,6 +108,34 @@ impl HttpConnection {
     }
 }
 
+/// The wait for the head of a response. It begins anew with each byte of the request, and after each wait for the client.
+#[derive(Debug)]
+struct HeadWait {
+    timeout: Duration,
+    since: Instant,
+    sent: u64,
+    is_for_client: bool,
+}
+
+impl HeadWait {
+    fn new(timeout: Duration, sent: u64, now: Instant) -> Self {
+        Self { timeout, since: now, sent, is_for_client: false }
+    }
+
+    /// Notes the number of bytes that were sent up to now, and whether the server waits for the client.
+    fn follow(&mut self, sent: u64, is_for_client: bool, now: impl FnOnce() -> Instant) {
+        if (sent, is_for_client) != (self.sent, self.is_for_client) {
+            (self.sent, self.is_for_client, self.since) = (sent, is_for_client, now());
+        }
+    }
+
+    /// Returns the next time at which the wait may be over; `None` if it is over now.
+    fn end(&self, now: Instant) -> Option<Instant> {
+        let since = if self.is_for_client { now } else { self.since };
+        Some(clock::after(since, self.timeout)).filter(|end| *end > now)
+    }
+}
+
 fn drive(
     connection: &mut http1::Connection<TokioIo<WatchedStream>, RequestBody>,
     has_ended: &mut bool,
@@ -121,5 +148,35 @@ fn drive(
 impl fmt::Debug for HttpConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpConnection").field("has_ended", &self.has_ended).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_is_awaited_from_the_last_byte_of_the_request() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut wait = HeadWait::new(Duration::from_secs(10), 100, start);
+        let follow = |wait: &mut HeadWait, sent: u64, is_for_client: bool, now: u64| {
+            wait.follow(sent, is_for_client, || at(now));
+        };
+        // The head of the request.
+        follow(&mut wait, 150, false, 1);
+        assert_eq!(wait.end(at(10)), Some(at(11)));
+        assert_eq!(wait.end(at(11)), None);
+        // The client sends its body slowly.
+        follow(&mut wait, 150, true, 2);
+        assert_eq!(wait.end(at(10)), Some(at(20)));
+        assert_eq!(wait.end(at(20)), Some(at(30)));
+        follow(&mut wait, 151, true, 22);
+        assert_eq!(wait.end(at(30)), Some(at(40)));
+        // The last byte leaves soon after the time at which the wait was looked at.
+        follow(&mut wait, 152, false, 31);
+        follow(&mut wait, 152, false, 39);
+        assert_eq!(wait.end(at(40)), Some(at(41)));
+        assert_eq!(wait.end(at(41)), None);
     }
 }

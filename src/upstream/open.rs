@@ -45,15 +45,15 @@ pub enum UpstreamResponse {
 pub enum OpenError {
     /// The head was not received in time.
     Timeout,
-    /// The response is not HTTP, or its head is too large.
-    Malformed(hyper::Error),
+    /// The response is not HTTP, its head is too large, or other parties may delimit its body differently.
+    Malformed(String),
     /// The connection broke before the head was received.
     Broken(io::Error),
 }
 
 impl From<hyper::Error> for OpenError {
     fn from(error: hyper::Error) -> Self {
-        if error.is_parse() { Self::Malformed(error) } else { Self::Broken(io::Error::other(error)) }
+        if error.is_parse() { Self::Malformed(error.to_string()) } else { Self::Broken(io::Error::other(error)) }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::runtime::clock;
 
 /// The rate at which a body must arrive on average once it was waited for longer than one pause may take, in bytes per
 /// second. Otherwise a client that sends one byte in each pause would keep a place of a server for days. The default of
-/// Apache's `mod_reqtimeout` is 500.
+/// Apache's `mod_reqtimeout` is 500. What arrives faster earns one more pause at most.
 pub const MIN_BYTES_PER_SECOND: u64 = 512;
 
 /// The limits of a body.
@@ -29,7 +29,8 @@ pub const MIN_BYTES_PER_SECOND: u64 = 512;
 pub struct BodyLimits {
     /// The maximum number of its bytes; `None`: unlimited.
     pub max_bytes: Option<u64>,
-    /// How long the client may send nothing, and how long all waits may take beyond [`MIN_BYTES_PER_SECOND`].
+    /// How long the client may send nothing, and how long all waits may take beyond [`MIN_BYTES_PER_SECOND`]. What
+    /// arrives faster allows for as much again, not for more.
     pub timeout: Duration,
 }
 
@@ -53,12 +54,15 @@ struct StreamedBody {
 }
 
 /// The waits for a client. The time in which the server takes nothing is none.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waits {
+    timeout: Duration,
     /// The beginning of the present one.
     since: Option<Instant>,
-    /// The sum of the others.
-    total: Duration,
+    /// How long those that follow may take. Each wait takes from it, and each byte adds to it.
+    left: Duration,
+    /// The number of bytes that were added.
+    bytes: u64,
 }
 
 /// The reason why a body did not arrive as a whole.
@@ -100,12 +104,14 @@ impl BodyFault {
     }
 
     fn of(error: &hyper::Error) -> Self {
-        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-        match cause.map(io::Error::kind) {
-            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Self::Malformed,
-            _ => Self::ClientGone,
-        }
+        if is_malformed(error) { Self::Malformed } else { Self::ClientGone }
     }
+}
+
+/// Whether a body is not delimited as its head says.
+pub(super) fn is_malformed(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 impl fmt::Display for BodyFault {
@@ -153,8 +159,8 @@ impl BodyProgress {
 impl RequestBody {
     /// Streams the body of a client.
     pub fn streamed(body: Incoming, limits: BodyLimits, filter: TrailerFilter, progress: &Arc<BodyProgress>) -> Self {
-        let progress = Arc::clone(progress);
-        Self(Some(Box::new(StreamedBody { body, limits, filter, waits: Waits::default(), deadline: None, progress })))
+        let (progress, waits) = (Arc::clone(progress), Waits::new(limits.timeout));
+        Self(Some(Box::new(StreamedBody { body, limits, filter, waits, deadline: None, progress })))
     }
 
     /// Whether there is none.
@@ -205,7 +211,7 @@ impl StreamedBody {
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
-        if let Some(end) = self.waits.begin(clock::now(), self.limits.timeout, self.progress.bytes()) {
+        if let Some(end) = self.waits.begin(clock::now(), self.progress.bytes()) {
             match &mut self.deadline {
                 Some(deadline) => deadline.as_mut().reset(end.into()),
                 None => self.deadline = Some(Box::pin(sleep_until(end.into()))),
@@ -217,20 +223,27 @@ impl StreamedBody {
 }
 
 impl Waits {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, since: None, left: timeout, bytes: 0 }
+    }
+
     /// Begins a wait after this number of bytes, and returns its deadline. Returns `None` if it has begun before.
-    fn begin(&mut self, now: Instant, timeout: Duration, bytes: u64) -> Option<Instant> {
+    fn begin(&mut self, now: Instant, bytes: u64) -> Option<Instant> {
         if self.since.is_some() {
             return None;
         }
         self.since = Some(now);
-        let earned = Duration::from_millis(bytes.saturating_mul(1000) / MIN_BYTES_PER_SECOND);
-        let left = timeout.saturating_add(earned).saturating_sub(self.total);
-        Some(clock::after(now, left.min(timeout)))
+        let added = bytes.saturating_sub(self.bytes);
+        self.bytes = bytes;
+        let earned = Duration::from_nanos(added.saturating_mul(1_000_000_000 / MIN_BYTES_PER_SECOND));
+        // Otherwise a burst at the beginning would pay for hours of single bytes.
+        self.left = self.left.saturating_add(earned).min(self.timeout.saturating_mul(2));
+        Some(clock::after(now, self.left.min(self.timeout)))
     }
 
     fn end(&mut self, now: Instant) {
         if let Some(since) = self.since.take() {
-            self.total = self.total.saturating_add(now.saturating_duration_since(since));
+            self.left = self.left.saturating_sub(now.saturating_duration_since(since));
         }
     }
 }
@@ -256,14 +269,14 @@ impl Body for RequestBody {
 mod tests {
     use super::*;
 
-    /// Returns after how many milliseconds the client is given up that sends this many bytes at the end of each pause;
-    /// `None` if it sends 1 MiB before.
-    fn given_up_ms(timeout_ms: u64, pause_ms: u64, bytes: u64) -> Option<u64> {
-        let (start, timeout) = (Instant::now(), Duration::from_millis(timeout_ms));
-        let (mut waits, mut now, mut sent) = (Waits::default(), start, 0);
-        while sent < 1 << 20 {
-            let deadline = waits.begin(now, timeout, sent).unwrap();
-            assert_eq!(waits.begin(deadline, timeout, sent), None, "the wait has begun");
+    /// Returns after how many milliseconds the client is given up that sends `first` bytes at once, and then this many at
+    /// the end of each pause; `None` if it sends 1 MiB in that way.
+    fn given_up_ms(timeout_ms: u64, first: u64, pause_ms: u64, bytes: u64) -> Option<u64> {
+        let start = Instant::now();
+        let (mut waits, mut now, mut sent) = (Waits::new(Duration::from_millis(timeout_ms)), start, first);
+        while sent < first + (1 << 20) {
+            let deadline = waits.begin(now, sent).unwrap();
+            assert_eq!(waits.begin(deadline, sent), None, "the wait has begun");
             let next = now + Duration::from_millis(pause_ms);
             if next > deadline {
                 return Some(u64::try_from(deadline.duration_since(start).as_millis()).unwrap());
@@ -277,16 +290,24 @@ mod tests {
     #[test]
     fn a_body_arrives_at_the_minimum_rate_once_the_timeout_has_passed() {
         // A pause that is too long.
-        assert_eq!(given_up_ms(30_000, 30_001, 1 << 19), Some(30_000));
-        assert_eq!(given_up_ms(30_000, 30_000, 1 << 19), None);
+        assert_eq!(given_up_ms(30_000, 0, 30_001, 1 << 19), Some(30_000));
+        assert_eq!(given_up_ms(30_000, 0, 30_000, 1 << 19), None);
         // 1 byte each second earns 2 ms.
-        assert_eq!(given_up_ms(30_000, 1000, 1), Some(30_058));
+        assert_eq!(given_up_ms(30_000, 0, 1000, 1), Some(30_058));
         // 500 bytes each second are not enough, 512 are.
-        assert_eq!(given_up_ms(30_000, 1000, 500), Some(1_238_984));
-        assert_eq!(given_up_ms(30_000, 1000, 512), None);
+        assert_eq!(given_up_ms(30_000, 0, 1000, 500), Some(1_238_984));
+        assert_eq!(given_up_ms(30_000, 0, 1000, 512), None);
         // A client that has sent much may pause for the timeout, and no longer.
-        let mut waits = Waits::default();
-        let now = Instant::now();
-        assert_eq!(waits.begin(now, Duration::from_secs(30), u64::MAX), Some(now + Duration::from_secs(30)));
+        let (now, timeout) = (Instant::now(), Duration::from_secs(30));
+        assert_eq!(Waits::new(timeout).begin(now, u64::MAX), Some(now + timeout));
+    }
+
+    #[test]
+    fn a_burst_pays_for_one_more_timeout() {
+        assert_eq!(given_up_ms(30_000, 1 << 20, 29_000, 1), Some(60_003));
+        assert_eq!(given_up_ms(30_000, 1 << 40, 1000, 1), Some(60_117));
+        assert_eq!(given_up_ms(30_000, 7680, 1000, 1), Some(45_087));
+        // Bursts with pauses between them are no slow client.
+        assert_eq!(given_up_ms(30_000, 1 << 20, 29_000, 29 * 512), None);
     }
 }

@@ -1,10 +1,10 @@
-//! The stream of a connection that carries ordinary requests. It tells whether a response has begun, and while the
-//! connection is unused it treats received bytes as an error.
+//! The stream of a connection that carries ordinary requests. It tells how much was sent and whether a response has begun,
+//! and while the connection is unused it treats received bytes as an error.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use rustix::net::{RecvFlags, recv};
@@ -17,6 +17,7 @@ use super::stream::UpstreamStream;
 pub(super) struct Watch {
     has_received: AtomicBool,
     is_unused: AtomicBool,
+    sent: AtomicU64,
 }
 
 impl Watch {
@@ -34,6 +35,17 @@ impl Watch {
     /// Whether a byte was received since the request began.
     pub(super) fn has_received(&self) -> bool {
         self.has_received.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of bytes that the kernel has taken, or TLS.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    fn note_sent(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.sent.fetch_add(u64::try_from(*bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
     }
 }
 
@@ -81,7 +93,9 @@ impl AsyncRead for WatchedStream {
 
 impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch.note_sent(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -89,7 +103,9 @@ impl AsyncWrite for WatchedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch.note_sent(&written);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

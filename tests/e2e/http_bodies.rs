@@ -2,13 +2,17 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use crate::support::PATIENCE;
 use crate::support::exchange::request;
 use crate::support::gate::Gate;
+use crate::support::pki;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
@@ -232,7 +236,7 @@ fn a_body_that_is_too_slow_gets_a_408() {
 #[test]
 fn a_client_that_takes_its_response_too_slowly_is_cut_off() {
     let upstream = Upstream::bind();
-    let gate = Setup::new().route("http = true").limits("write_timeout = \"500ms\"").start(&upstream);
+    let gate = Setup::new().route("http = true").limits("write_timeout = \"1s\"").start(&upstream);
     let mut client = Client::connect(&gate);
     client.send(request("GET", "/open/", "", "").as_bytes());
     let mut server = upstream.accept();
@@ -252,8 +256,41 @@ fn a_client_that_takes_its_response_too_slowly_is_cut_off() {
         }
         assert!(sent < 64 << 20, "the server is not held up");
     }
-    assert!(taken > 5, "{taken}");
+    assert!(taken > 3, "{taken}");
     assert_eq!(gate.log.next("request")["cause"], "client_gone");
+}
+
+/// A slow client that reads all the time gets its response, although it reads less within `write_timeout` than the kernel's
+/// send buffer holds.
+#[test]
+fn a_slow_client_that_reads_all_the_time_gets_its_response() {
+    const BYTES: usize = 6_000_000;
+    let upstream = Upstream::bind();
+    let gate = Setup::new().route("http = true").limits("write_timeout = \"300ms\"").start(&upstream);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(32 << 10).unwrap();
+    socket.connect(&gate.address().into()).unwrap();
+    let mut client = Client::handshake(socket.into(), pki::plain_client_config(), "chat.example.com");
+    client.send(request("GET", "/open/", "", "").as_bytes());
+    let mut server = upstream.accept();
+    server.head();
+    let sending = thread::spawn(move || {
+        let body = vec![b'x'; BYTES];
+        server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n").as_bytes());
+        server.stream.write_all(&body)
+    });
+    client.head();
+    let (mut part, mut taken) = (vec![0; 10_000], 0);
+    while taken < BYTES {
+        // 1 MB per second.
+        thread::sleep(Duration::from_millis(10));
+        let read = client.stream.read(&mut part).unwrap_or_default();
+        assert!(read > 0, "the client is cut off after {taken} bytes");
+        taken += read;
+    }
+    sending.join().unwrap().unwrap();
+    let line = gate.log.next("request");
+    assert_eq!((&line["cause"], line["bytes_out"].as_u64()), (&Value::Null, Some(6_000_000)));
 }
 
 /// A server that sends no head in time fails the request with 504. The time that the client needs does not count.
@@ -286,6 +323,36 @@ fn a_response_that_breaks_is_not_completed() {
         let rest = String::from_utf8(rest).unwrap();
         assert!(rest.contains("half") && !rest.ends_with("0\r\n\r\n"), "{rest:?}");
         assert_eq!(gate.log.next("request")["cause"], "upstream_gone");
+    }
+}
+
+/// A response that breaks because the rest of the request's body does not arrive is logged with that cause.
+#[test]
+fn a_body_that_fails_after_the_response_began_is_the_cause() {
+    let upstream = Upstream::bind();
+    let setup = Setup::new().route("http = true").limits("request_max_size = \"10B\"");
+    let gate = setup.listener("body_timeout = \"300ms\"").start(&upstream);
+    for (rest, cause) in [
+        (Some(""), "body_timeout"),
+        (Some("b\r\n0123456789.\r\n"), "body_too_large"),
+        (Some("no size\r\n"), "framing"),
+        (None, "client_gone"),
+    ] {
+        let mut client = Client::connect(&gate);
+        client.send(request("POST", "/open/", "Transfer-Encoding: chunked\r\n", "").as_bytes());
+        let mut server = upstream.accept();
+        server.head();
+        server.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+        assert_eq!((client.head().status(), client.chunk().as_deref()), (200, Some("half")));
+        match rest {
+            Some(rest) => {
+                client.send(rest.as_bytes());
+                let (rest, _) = client.rest();
+                assert_eq!(String::from_utf8_lossy(&rest), "", "{cause}");
+            }
+            None => drop(client),
+        }
+        assert_eq!(gate.log.next("request")["cause"], cause);
     }
 }
 

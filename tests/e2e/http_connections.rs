@@ -377,3 +377,57 @@ fn the_rate_of_requests_is_limited() {
         assert_eq!(client.message().head.status(), 200);
     }
 }
+
+/// A response whose body others could delimit or decode differently is not passed on, and its connection closes.
+#[test]
+fn a_response_with_another_framing_gets_a_502() {
+    let upstream = Upstream::bind();
+    let gate = start(&upstream);
+    for lines in [
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: gzip\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 2\r\n",
+    ] {
+        let mut client = Client::connect(&gate);
+        client.get("/open/");
+        let mut server = upstream.accept();
+        server.head();
+        server.send(format!("HTTP/1.1 200 OK\r\n{lines}\r\n2\r\nok\r\n0\r\n\r\n").as_bytes());
+        assert_eq!(client.response().head.status(), 502, "{lines}");
+        assert_eq!(gate.log.next("refused")["cause"], "upstream_malformed", "{lines}");
+        server.expect_end();
+    }
+}
+
+/// A body whose beginning is malformed, and arrives with the head, gets a 502: the client has got nothing yet.
+#[test]
+fn a_response_whose_body_begins_malformed_gets_a_502() {
+    let upstream = Upstream::bind();
+    let gate = start(&upstream);
+    for body in ["no size\r\n", "-1\r\nx\r\n0\r\n\r\n"] {
+        let mut client = Client::connect(&gate);
+        client.get("/open/");
+        let mut server = upstream.accept();
+        server.head();
+        server.send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}").as_bytes());
+        assert_eq!(client.response().head.status(), 502, "{body}");
+        assert_eq!(gate.log.next("refused")["cause"], "upstream_malformed", "{body}");
+        server.expect_end();
+    }
+    // A whole body that arrives with the head is passed on, with its trailers, and the connection is kept.
+    let mut client = Client::connect(&gate);
+    client.get("/open/");
+    let mut server = upstream.accept();
+    server.message();
+    for n in 0..3 {
+        let end = if n == 1 { "0\r\nX-Sum: 8\r\n\r\n" } else { "0\r\n\r\n" };
+        let data = if n == 2 { "" } else { "2\r\nok\r\n" };
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n";
+        server.send(format!("{head}{data}{end}").as_bytes());
+        let answer = client.message();
+        assert_eq!((answer.head.status(), answer.body.as_str()), (200, if n == 2 { "" } else { "ok" }));
+        client.get("/open/");
+        server.message();
+    }
+}

@@ -60,12 +60,22 @@ fn every_request_is_redirected_to_the_same_target_on_a_host_of_a_route() {
         ),
         ("GET /", "evil.example", (421, None)),
         ("GET /", "example.net", (421, None)),
-        ("GET /", "chat.example.com@evil.example", (421, None)),
-        ("GET /", "chat.example.com/x", (421, None)),
-        ("GET /", "chat.example.com\r\nHost: chat.example.com", (421, None)),
-        ("OPTIONS *", "chat.example.com", (421, None)),
+        ("GET /", "chat.example.com@evil.example", (400, None)),
+        ("GET /", "chat.example.com/x", (400, None)),
+        ("GET /", "chat.example.com\r\nHost: chat.example.com", (400, None)),
+        ("OPTIONS *", "chat.example.com", (400, None)),
     ] {
         assert_eq!(ask(&gate, &request(line, host)), expected, "{line} {host:?}");
+        if expected.1.is_none() {
+            let refused = gate.log.next("refused");
+            let cause = match (expected.0, line) {
+                (421, _) => "misdirected",
+                (_, "OPTIONS *") => "framing",
+                _ => "host",
+            };
+            assert_eq!((&refused["status"], &refused["cause"]), (&json!(expected.0), &json!(cause)), "{line} {host:?}");
+            continue;
+        }
         let logged = gate.log.next("redirect");
         assert_eq!(
             (&logged["status"], logged["method"].as_str()),

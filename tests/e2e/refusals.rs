@@ -85,6 +85,7 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::Logout(_) => 400,
         Rejection::Address | Rejection::Origin | Rejection::Claims => 403,
         Rejection::NoRoute => 404,
+        Rejection::Misdirected => 421,
         Rejection::Method => 405,
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
         Rejection::RequestRate { .. } => 429,
@@ -234,6 +235,8 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         Rejection::ClusterUnavailable => Vec::new(),
         // `requests_that_wait_leave_descriptors_and_places_to_others` covers this.
         Rejection::AuthBusy => Vec::new(),
+        // `redirect` covers this.
+        Rejection::Misdirected => Vec::new(),
         // `http_bodies`, `http_connections` and `http_framing` cover these, on a route with `http = true`.
         Rejection::RequestRate { .. }
         | Rejection::Unsupported
@@ -629,6 +632,7 @@ fn every_other_rejection_has_its_response_and_log_line() {
         Host,
         Path([Rejection::Path(PathError::DotSegment)]),
         NoRoute,
+        Misdirected,
         Method,
         Address,
         UpgradeRate([Rejection::UpgradeRate { retry_after_secs: 1 }]),

@@ -162,7 +162,7 @@ with suite.check("HTTP-01: a plain listener answers the challenge, and redirects
             ("POST", "/", NAME, (308, f"{target}/")),
             ("GET", "/.well-known/acme-challenge/unknown", NAME, (301, f"{target}/.well-known/acme-challenge/unknown")),
             ("GET", "/", "evil.example", (421, None)),
-            ("GET", "/", f"{NAME}@evil.example", (421, None)),
+            ("GET", "/", f"{NAME}@evil.example", (400, None)),
             ("GET", "//evil.example/", NAME, (301, f"{target}//evil.example/")),
         ]:
             status, headers = request(http_port, method, path, host)

@@ -50,6 +50,7 @@ fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
         Rejection::ClientGone => client_gone(facts),
         Rejection::RequestRate { .. }
         | Rejection::Unsupported
+        | Rejection::Misdirected
         | Rejection::Framing(_)
         | Rejection::BodyTooLarge
         | Rejection::BodyTimeout => requests::explain(rejection, facts),

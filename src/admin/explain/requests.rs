@@ -18,6 +18,12 @@ pub(super) fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
             "Nothing has to change: such requests are never forwarded.",
             &[],
         ),
+        Rejection::Misdirected => words(
+            "A plain listener with `redirect` redirects only to hosts that a route serves, and none serves the host of the request.",
+            "If clients should reach a service there, add a [[route]] with this `host`. Nothing has to change if the request comes \
+             from a scanner.",
+            &[keys::REDIRECT],
+        ),
         Rejection::Framing(error) => {
             words(framing(error), "The client has to be corrected: others may read such a request differently.", &[])
         }

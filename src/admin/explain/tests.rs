@@ -125,6 +125,7 @@ fn rejections() -> Vec<Rejection> {
         Host,
         Path = path_errors().into_iter().map(Rejection::Path),
         NoRoute,
+        Misdirected,
         Method,
         Address,
         UpgradeRate = [Rejection::UpgradeRate { retry_after_secs: 7 }],

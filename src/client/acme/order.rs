@@ -98,11 +98,11 @@ enum Failed {
 impl Orderer {
     /// Gets a certificate for a name, stores it, and uses it for new handshakes. It answers one challenge: the first one
     /// of these that is offered. A second one would count as a second failure, of which authorities allow a few an hour.
-    /// Returns the challenge.
+    /// Returns the challenge; `None` if the name was validated before, so that none was necessary.
     ///
     /// # Errors
     /// If there is no certificate. The one in use stays.
-    pub async fn order(&self, name: &Arc<str>, kinds: &[ChallengeKind]) -> Result<ChallengeKind, OrderFailure> {
+    pub async fn order(&self, name: &Arc<str>, kinds: &[ChallengeKind]) -> Result<Option<ChallengeKind>, OrderFailure> {
         let transport = Transport::new(self.client.clone(), self.config.directory.clone());
         let ordering = self.order_by(name, kinds, &transport).await;
         ordering.map_err(|cause| OrderFailure { cause, retry_after: transport.take_retry_after() })
@@ -113,7 +113,7 @@ impl Orderer {
         name: &Arc<str>,
         kinds: &[ChallengeKind],
         transport: &Transport,
-    ) -> Result<ChallengeKind, FailureCause> {
+    ) -> Result<Option<ChallengeKind>, FailureCause> {
         let folder = self.held.folder.clone().ok_or_else(|| FailureCause::Files("there is no state_dir".to_owned()))?;
         blocking({
             let folder = folder.clone();
@@ -138,7 +138,7 @@ impl Orderer {
         kinds: &[ChallengeKind],
         folder: &Folder,
         transport: &Transport,
-    ) -> Result<ChallengeKind, Failed> {
+    ) -> Result<Option<ChallengeKind>, Failed> {
         let account = account(&self.config, folder, transport).await.map_err(|error| match error {
             AccountError::Authority(error) => failed(&error, FailureCause::Account),
             AccountError::File(error) => Failed::Order(FailureCause::Files(error)),
@@ -171,15 +171,15 @@ impl Orderer {
     }
 
     /// Answers the first challenge of these kinds that is offered, and waits until it was validated. An authorization may
-    /// be valid already. Returns the kind.
+    /// be valid already. Returns the kind; `None` if none was answered.
     async fn validate(
         &self,
         order: &mut Order,
         name: &Arc<str>,
         kinds: &[ChallengeKind],
-    ) -> Result<ChallengeKind, Failed> {
+    ) -> Result<Option<ChallengeKind>, Failed> {
         let unanswered = |cause: String| Failed::Order(FailureCause::Name(cause));
-        let mut used = kinds.first().copied().unwrap_or(ChallengeKind::TlsAlpn01);
+        let mut used = None;
         let mut presented = None;
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
@@ -194,7 +194,7 @@ impl Orderer {
             let Some((kind, mut challenge)) = challenge else {
                 return Err(unanswered(format!("the certificate authority does not offer {}", either(kinds))));
             };
-            used = kind;
+            used = Some(kind);
             let key = challenge.key_authorization();
             presented = Some(match kind {
                 ChallengeKind::Http01 => self.challenges.present_http(name, &challenge.token, key.as_str()),
@@ -205,7 +205,7 @@ impl Orderer {
                     presenting.map_err(unanswered)?
                 }
             });
-            challenge.set_ready().await.map_err(|error| failed(&error, named(kind)))?;
+            challenge.set_ready().await.map_err(|error| failed(&error, named(used)))?;
         }
         let polled = order.poll_ready(&POLLING).await;
         drop(presented);
@@ -225,8 +225,13 @@ fn challenge_type(kind: ChallengeKind) -> ChallengeType {
 }
 
 /// Returns the cause of a challenge that was not validated.
-fn named(kind: ChallengeKind) -> impl Fn(String) -> FailureCause {
-    move |cause| FailureCause::Name(format!("{kind}: {cause}"))
+fn named(kind: Option<ChallengeKind>) -> impl Fn(String) -> FailureCause {
+    move |cause| {
+        FailureCause::Name(match kind {
+            Some(kind) => format!("{kind}: {cause}"),
+            None => cause,
+        })
+    }
 }
 
 fn either(kinds: &[ChallengeKind]) -> String {
