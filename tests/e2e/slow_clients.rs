@@ -121,8 +121,9 @@ fn a_client_whose_data_waits_too_long_is_closed_although_it_reads() {
     let gate = Setup::new().limits(limits).start(&upstream);
     let Session { mut client, mut server, .. } = open_small(&gate, &upstream);
     let flooding = thread::spawn(move || while server.try_send_frame(Frame::new(BINARY, vec![0; 60 << 10])).is_ok() {});
-    for _ in 0..100 {
-        let mut chunk = [0; 8 << 10];
+    // What the kernel holds unsent takes it more than a second.
+    for _ in 0..150 {
+        let mut chunk = [0; 3 << 10];
         if client.stream.sock.read(&mut chunk).is_ok_and(|n| n > 0) {
             thread::sleep(Duration::from_millis(40));
         }
