@@ -66,6 +66,43 @@ with suite.check("the script takes a slot if one is free, once for each member, 
     at_most(abs(redis.call("PTTL", "script") - 60_000), 5_000, "milliseconds from the time to live")
     redis.call("DEL", "script")
 
+with suite.check("the script counts a session once that two processes have registered, and frees both members"):
+    for number, member in enumerate(("100-a/x", "100-a/y", "200-b/x", "200-b/y")):
+        redis.call("ZADD", "script", number, member)
+    equal([take("300-c/z", 3), redis.call("ZCARD", "script")], [["1"], 5])
+    equal([take("300-c/v", 3), take("300-c/x", 3)], [["0"], ["1"]])
+    equal(take("300-c/w", 3, 1), ["1", "100-a/x"])
+    equal(sorted(redis.call("ZRANGE", "script", 0, -1)), ["100-a/y", "200-b/y", "300-c/w", "300-c/z"])
+    equal([take("", 1, 0, 200, ["200-b"]), redis.call("ZCARD", "script")], [["0"], 3])
+    redis.call("DEL", "script")
+
+with suite.check("a heartbeat in the future says nothing, and a server without free memory denies heartbeats"):
+    beat = (harness.ROOT / "src/cluster/heartbeat.lua").read_text()
+
+    def heartbeat(node, is_id):
+        return redis.call("EVAL", beat, 2, "seen", "said", node, is_id, "{}", 3_000, 60_000, 3)
+
+    first = heartbeat("ab", 0)[1]
+    now = int(first.split("-")[0])
+    for score, node in ((now + 1_500, "1-soon"), (now + 60_000, "1-later"), ("inf", "1-never"), (now - 60_000, "1-old")):
+        redis.call("ZADD", "seen", score, node)
+    answer = heartbeat(first, 1)
+    equal((answer[1], answer[2::3], [int(silent) >= 0 for silent in answer[3::3]]), (first, [first, "1-soon"], [True] * 2))
+    redis.call("ZADD", "seen", "inf", first)
+    equal(heartbeat(first, 1)[1] == first, False)
+    equal(redis.call("ZSCORE", "seen", first), None)
+    redis.call("ZADD", "seen", 1, "1-old")  # a heartbeat would remove it
+    redis.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        heartbeat("cd", 0)
+    except RuntimeError as error:
+        equal(str(error).split(" ")[0], "OOM")
+    else:
+        raise AssertionError("the heartbeat was accepted")
+    finally:
+        redis.call("CONFIG", "SET", "maxmemory", 0)
+    redis.call("DEL", "seen", "said")
+
 for path, subject in (("/subject", "ada"), ("/address", None)):
     with suite.check(f"{RACING} racing upgrades over three nodes at {path} never exceed {LIMIT} sessions"):
         async def race_all():
