@@ -352,12 +352,12 @@ impl Asking<'_> {
         let now = clock::now();
         if self.deadline.saturating_duration_since(now) < now.saturating_duration_since(began) {
             self.slots.purge_later(&ask.key);
-            return Ok(Answer::Full);
+            return if treatment == OnSessionLimit::Refuse { Ok(Answer::Full) } else { Err(AskError::Late) };
         }
         match self.call(ask, treatment, true, removed).await {
             Err(AskError::Late) => {
                 self.slots.purge_later(&ask.key);
-                Ok(Answer::FullBefore)
+                if treatment == OnSessionLimit::Refuse { Ok(Answer::FullBefore) } else { Err(AskError::Late) }
             }
             answer => {
                 if answer.is_ok() {
