@@ -68,10 +68,10 @@ async fn close_elsewhere(cluster: &Cluster, ids: &[SessionId], deadline: Instant
     match timeout_at(deadline.into(), cluster.close_sessions(&ids)).await {
         Ok(true) => {}
         Ok(false) => {
-            tracing::warn!(sessions = ids.len(), "sessions of other nodes cannot be told that they were replaced")
+            tracing::warn!(sessions = ids.len(), "sessions of other nodes cannot be told that they were replaced");
         }
         Err(_) => {
-            tracing::debug!(sessions = ids.len(), "sessions of other nodes may not know yet that they were replaced")
+            tracing::debug!(sessions = ids.len(), "sessions of other nodes may not know yet that they were replaced");
         }
     }
 }
