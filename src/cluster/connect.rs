@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
@@ -131,19 +131,20 @@ impl Connection {
     /// Runs commands in one round trip, each of which uses one key: the keys may be on several servers.
     ///
     /// # Errors
-    /// The first error. Other commands may have been run then.
+    /// The first error. If it is an answer, all commands were answered.
     pub async fn each(self, commands: &[Cmd]) -> RedisResult<()> {
         match self {
             Self::Single(mut connection) => {
                 let mut pipeline = Pipeline::with_capacity(commands.len());
                 for command in commands {
-                    pipeline.add_command(command.clone()).ignore();
+                    pipeline.add_command(command.clone());
                 }
-                pipeline.query_async(&mut connection).await
+                let answers: Vec<Value> = pipeline.ignore_errors().query_async(&mut connection).await?;
+                answers.into_iter().try_for_each(|answer| answer.extract_error().map(drop))
             }
             Self::Cluster(connection) => {
                 let run = async |command: &Cmd| command.query_async::<()>(&mut connection.clone()).await;
-                try_join_all(commands.iter().map(run)).await.map(drop)
+                join_all(commands.iter().map(run)).await.into_iter().collect()
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The parts of the cluster that a process holds.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::event::{Event, IDS_MAX, Operation};
 use super::events::{Events, ShareError};
@@ -50,7 +50,7 @@ impl Cluster {
             config: Arc::clone(config),
             link: Link::new(Arc::clone(config)),
             nodes: Nodes::new(Arc::clone(config), keys.clone()),
-            slots: Slots::new(Arc::clone(config), keys.clone(), Arc::clone(slots)),
+            slots: Slots::new(keys.clone(), Arc::clone(slots)),
             events: Events::new(Arc::clone(config), &keys),
             seal: config.secret.as_ref().and_then(|secret| Seal::new(secret)),
             leases: leases.map(|leases| LeaseExchange::new(keys.clone(), Arc::clone(leases))),
@@ -75,9 +75,9 @@ impl Cluster {
         self.slots.can_ask(&self.link, &self.nodes)
     }
 
-    /// Asks the server for slots, for `cluster.timeout` at most.
-    pub async fn take_slots(&self, asks: &SlotAsks) -> Taken {
-        self.slots.take(&self.link, &self.nodes, asks).await
+    /// Asks the server for slots, until the deadline at most.
+    pub async fn take_slots(&self, asks: &SlotAsks, deadline: Instant) -> Taken {
+        self.slots.take(&self.link, &self.nodes, asks, deadline).await
     }
 
     async fn exchange_leases(&self) {

@@ -7,29 +7,37 @@
 -- Returns the time of the server in milliseconds, the id of the node, and for each node that is not dead its id, the
 -- milliseconds since its last heartbeat, and what it said. The id of a node that is dead is never used again: a node that
 -- returns gets a new id. An id begins with the time of its registration.
+--
+-- A heartbeat in the future, from before the clock of the server was set back, says nothing: beyond the time after which
+-- a silent node is dead its node is dead, too.
+--
+-- The first command that writes is one that a server without free memory denies: Redis lets a script that has written go on.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local id, limit = ARGV[1], now - tonumber(ARGV[4])
-local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', limit))
-for _, node in ipairs(dead) do
-  redis.call('HDEL', KEYS[2], node)
-end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', limit))
-if ARGV[2] ~= '1' or not redis.call('ZSCORE', KEYS[1], id) then
-  if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[6]) then
+local id, silence = ARGV[1], tonumber(ARGV[4])
+local oldest, newest = string.format('%.0f', now - silence), string.format('%.0f', now + silence)
+local seen = ARGV[2] == '1' and tonumber(redis.call('ZSCORE', KEYS[1], id) or '-inf')
+if not seen or seen < now - silence or seen > now + silence then
+  if redis.call('ZCOUNT', KEYS[1], oldest, newest) >= tonumber(ARGV[6]) then
     return redis.error_reply('FULL the cluster has the most nodes that it can have')
   end
   id = string.format('%.0f', now) .. '-' .. string.match(id, '[^-]*$')
 end
 redis.call('ZADD', KEYS[1], now, id)
 redis.call('HSET', KEYS[2], id, ARGV[3])
+for _, range in ipairs({ { '-inf', '(' .. oldest }, { '(' .. newest, '+inf' } }) do
+  for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], range[1], range[2])) do
+    redis.call('HDEL', KEYS[2], node)
+  end
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], range[1], range[2])
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
 local answer = { string.format('%.0f', now), id }
 local nodes = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 for i = 1, #nodes, 2 do
   answer[#answer + 1] = nodes[i]
-  answer[#answer + 1] = string.format('%.0f', now - nodes[i + 1])
+  answer[#answer + 1] = string.format('%.0f', math.max(now - nodes[i + 1], 0))
   answer[#answer + 1] = redis.call('HGET', KEYS[2], nodes[i]) or ''
 end
 return answer

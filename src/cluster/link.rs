@@ -8,20 +8,43 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::connect::{CONNECT_MIN, Connection, Connector};
+use super::keys::Keys;
+use super::log_limit::LogLimit;
 use super::time::random_part;
 use crate::config::ClusterConfig;
 use crate::runtime::clock;
 
-/// The pauses between attempts to connect: each is twice the one before.
+/// The pauses between attempts to connect: each is twice the one before, until a connection has lasted for `PAUSE_MAX`.
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(100);
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The number of answers in a row that may be late before the connection is given up, if they were awaited for longer than
 /// `cluster.timeout` together: one pause of this process makes all answers late that are awaited at that time.
 const LATE_MAX: u32 = 3;
+/// The interval of log lines about answers that are errors.
+const ERRORS_LOGGED: Duration = Duration::from_secs(10);
+/// The interval of log lines about a server that is still away.
+const OUTAGE_LOGGED: Duration = Duration::from_mins(1);
 
 /// The server does not answer, or not in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
+
+/// Why the server did not do what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskError {
+    /// There is no connection, or it was given up now.
+    Away,
+    /// There was no answer in time. The server may do it nevertheless.
+    Late,
+    /// The server answered with an error that will not pass by itself.
+    Refused,
+}
+
+impl From<AskError> for Unavailable {
+    fn from(_: AskError) -> Self {
+        Self
+    }
+}
 
 /// The connection to the server. It is opened again when it is lost.
 #[derive(Debug)]
@@ -33,6 +56,8 @@ pub struct Link {
     lost: Notify,
     /// The number of connections that were opened; odd while there is one.
     state: watch::Sender<u64>,
+    /// The log lines about answers that are errors.
+    errors: LogLimit,
 }
 
 impl Link {
@@ -44,6 +69,7 @@ impl Link {
             late: Mutex::default(),
             lost: Notify::new(),
             state: watch::Sender::new(0),
+            errors: LogLimit::new(ERRORS_LOGGED),
         }
     }
 
@@ -62,7 +88,20 @@ impl Link {
     /// # Errors
     /// If the server does not answer in time, or answers with an error, which is logged.
     pub async fn script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, Unavailable> {
-        self.ask(async |mut connection: Connection| script.invoke_async(&mut connection).await).await
+        Ok(self.script_until(script, clock::after(clock::now(), self.config.timeout)).await?)
+    }
+
+    /// Runs a script whose answer is awaited until a deadline, for `cluster.timeout` at most.
+    ///
+    /// # Errors
+    /// As [`Link::script`].
+    pub async fn script_until<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+        deadline: Instant,
+    ) -> Result<T, AskError> {
+        let wait = self.config.timeout.min(deadline.saturating_duration_since(clock::now()));
+        self.ask(wait, async |mut connection: Connection| script.invoke_async(&mut connection).await).await
     }
 
     /// Runs commands in one round trip.
@@ -70,35 +109,37 @@ impl Link {
     /// # Errors
     /// As [`Link::script`].
     pub async fn pipeline<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Unavailable> {
-        self.ask(async |mut connection: Connection| commands.query_async(&mut connection).await).await
+        let ask = async |mut connection: Connection| commands.query_async(&mut connection).await;
+        Ok(self.ask(self.config.timeout, ask).await?)
     }
 
     /// Runs commands in one round trip, each of which uses one key.
     ///
     /// # Errors
-    /// As [`Link::script`]. Some of the commands may have been run then.
-    pub async fn each(&self, commands: &[Cmd]) -> Result<(), Unavailable> {
-        self.ask(async |connection: Connection| connection.each(commands).await).await
+    /// As [`Link::script`]. If the error is [`AskError::Refused`], all commands were answered, and some with an error.
+    /// Otherwise some may have been run.
+    pub async fn each(&self, commands: &[Cmd]) -> Result<(), AskError> {
+        self.ask(self.config.timeout, async |connection: Connection| connection.each(commands).await).await
     }
 
-    /// Waits for an answer for `cluster.timeout`.
-    async fn ask<T>(&self, ask: impl AsyncFnOnce(Connection) -> RedisResult<T>) -> Result<T, Unavailable> {
+    /// Waits for an answer.
+    async fn ask<T>(&self, wait: Duration, ask: impl AsyncFnOnce(Connection) -> RedisResult<T>) -> Result<T, AskError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let connection = connection.ok_or(Unavailable)?;
+        let connection = connection.ok_or(AskError::Away)?;
         let generation = *self.state.borrow();
-        match timeout(self.config.timeout, ask(connection)).await {
+        match timeout(wait, ask(connection)).await {
             Ok(Ok(answer)) => {
                 *self.late.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                return Ok(answer);
+                Ok(answer)
             }
-            Ok(Err(error)) if !is_late(&error) => self.note(&error, generation),
+            Ok(Err(error)) if !is_late(&error) => Err(self.note(&error, generation)),
+            // A short wait says nothing about the server.
+            Ok(Err(_)) | Err(_) if wait < self.config.timeout / 2 || !self.note_late() => Err(AskError::Late),
             Ok(Err(_)) | Err(_) => {
-                if self.note_late() {
-                    self.give_up(generation, &"its answers are late");
-                }
+                self.give_up(generation, &"its answers are late");
+                Err(AskError::Away)
             }
         }
-        Err(Unavailable)
     }
 
     /// Counts a late answer. Returns whether there are too many.
@@ -109,15 +150,19 @@ impl Link {
         *count >= LATE_MAX && now.saturating_duration_since(*first) >= self.config.timeout
     }
 
-    /// Gives the connection up if the error is one of the connection or of the role of the server, and logs it otherwise.
-    fn note(&self, error: &RedisError, generation: u64) {
-        let is_of_role =
-            matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"));
-        if is_of_role || error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
+    /// Gives the connection up if the error is one of the connection, or one of a server that cannot serve now, and logs it
+    /// otherwise.
+    fn note(&self, error: &RedisError, generation: u64) -> AskError {
+        let is_of_connection = error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error();
+        if is_of_connection || error.code().is_some_and(is_away) {
             self.give_up(generation, error);
-        } else {
-            tracing::warn!(%error, server = %self.config.servers, "the cluster's server answers with an error");
+            return AskError::Away;
         }
+        if let Some(left_out) = self.errors.may_write(clock::now()) {
+            let server = &self.config.servers;
+            tracing::warn!(%error, %server, left_out, "the cluster's server answers with an error");
+        }
+        AskError::Refused
     }
 
     /// Drops the connection of this generation.
@@ -138,7 +183,7 @@ impl Link {
 
     /// Opens the connection, and opens it again whenever it is lost. Never returns.
     pub async fn run(&self) {
-        let (mut connector, mut pause, mut is_logged) = (None, PAUSE_MIN, false);
+        let (mut connector, mut pause, lines) = (None, PAUSE_MIN, LogLimit::new(OUTAGE_LOGGED));
         loop {
             match self.open(&mut connector).await {
                 Ok(connection) => {
@@ -146,21 +191,26 @@ impl Link {
                     *self.late.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     self.state.send_modify(|state| *state = state.wrapping_add(1));
                     tracing::info!(server = %self.config.servers, "the cluster's server answers");
-                    (pause, is_logged) = (PAUSE_MIN, true);
+                    lines.reset();
+                    let opened = clock::now();
                     self.lost.notified().await;
+                    if clock::now().saturating_duration_since(opened) >= PAUSE_MAX {
+                        pause = PAUSE_MIN;
+                    }
                 }
-                Err(error) if !is_logged => {
-                    is_logged = true;
-                    tracing::warn!(%error, server = %self.config.servers, "the cluster's server is away");
+                Err(error) => {
+                    if let Some(attempts) = lines.may_write(clock::now()) {
+                        let server = &self.config.servers;
+                        tracing::warn!(%error, %server, attempts, "the cluster's server cannot be used");
+                    }
                 }
-                Err(error) => tracing::debug!(%error, "the cluster's server is still away"),
             }
             tokio::time::sleep(jittered(pause)).await;
             pause = pause.saturating_mul(2).min(PAUSE_MAX);
         }
     }
 
-    /// Opens a connection, and checks that the server answers.
+    /// Opens a connection, and checks that the server accepts a write.
     async fn open(&self, connector: &mut Option<Connector>) -> RedisResult<Connection> {
         let within = self.config.timeout.max(CONNECT_MIN);
         let connector = match connector {
@@ -169,7 +219,9 @@ impl Link {
         };
         let opening = async {
             let mut connection = connector.connect(within, Some(self.config.timeout)).await?;
-            redis::cmd("PING").query_async::<()>(&mut connection).await?;
+            let mut write = redis::cmd("SET");
+            write.arg(Keys::new(&self.config.prefix).named("check")).arg(1).arg("PX").arg(1);
+            write.query_async::<()>(&mut connection).await?;
             Ok(connection)
         };
         let late = || std::io::Error::from(std::io::ErrorKind::TimedOut).into();
@@ -180,6 +232,15 @@ impl Link {
 /// Whether a state is one with a connection.
 pub fn is_up(state: u64) -> bool {
     state % 2 == 1
+}
+
+/// Whether an error has this code because the server cannot serve any node now: by its role or load, or it accepts no writes
+/// because its memory or disk is full, or it lacks replicas.
+fn is_away(code: &str) -> bool {
+    matches!(
+        code,
+        "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "OOM" | "MISCONF" | "NOREPLICAS"
+    )
 }
 
 fn is_late(error: &RedisError) -> bool {

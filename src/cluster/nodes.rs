@@ -13,6 +13,7 @@ use tokio::time::sleep_until;
 use super::event::text;
 use super::keys::Keys;
 use super::link::{Link, Unavailable, is_up};
+use super::log_limit::LogLimit;
 use super::time::millis;
 use crate::config::ClusterConfig;
 use crate::runtime::clock;
@@ -26,6 +27,8 @@ pub const NODES_MAX: usize = 1_000;
 const KEPT: Duration = Duration::from_hours(1);
 /// The longest text of a node about itself that is read.
 const FACTS_MAX_BYTES: usize = 4_096;
+/// The interval of log lines about answers to heartbeats.
+const ANSWERS_LOGGED: Duration = Duration::from_mins(1);
 
 /// What a node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +85,8 @@ pub struct Nodes {
     registrations: watch::Sender<u64>,
     /// The configurations of other nodes that differ from the own one, as the log has them.
     differing: Mutex<HashMap<Arc<str>, String>>,
+    /// The log lines about answers that cannot be read.
+    unreadable: LogLimit,
 }
 
 impl Nodes {
@@ -95,6 +100,7 @@ impl Nodes {
             earlier: Mutex::default(),
             registrations: watch::Sender::new(0),
             differing: Mutex::default(),
+            unreadable: LogLimit::new(ANSWERS_LOGGED),
         }
     }
 
@@ -146,7 +152,12 @@ impl Nodes {
         let mut call = self.script.key(seen);
         call.key(said).arg(id).arg(u8::from(before.is_some())).arg(text).arg(millis(self.config.node_timeout));
         let answer: Vec<Value> = link.script(call.arg(millis(KEPT)).arg(NODES_MAX)).await?;
-        let view = View::parse(&answer, sent).ok_or(Unavailable)?;
+        let view = View::parse(&answer, sent).ok_or_else(|| {
+            if let Some(left_out) = self.unreadable.may_write(clock::now()) {
+                tracing::warn!(left_out, "the answer of the cluster's server to a heartbeat cannot be read");
+            }
+            Unavailable
+        })?;
         self.warn_of_differences(&view, facts);
         let is_new = before.is_none_or(|before| before.id != view.id);
         self.note_earlier(is_new);

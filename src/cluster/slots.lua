@@ -1,44 +1,60 @@
 -- Takes a slot, if one is free.
 --
 -- KEYS: the members of the slots in use by the times at which their sessions were opened (sorted set). A member is the id
--- of its node, a slash, and the id of its session.
--- ARGV: the member; the maximum number of members; "1" to remove the oldest members instead of refusing; the time to live
--- of the key in milliseconds; the time of the server at the last heartbeat of the node, or "" to look for no members of
--- dead nodes; the number of nodes that are not dead; their ids; members to remove before.
+-- of its node, a slash, and the id of its session. A session has two members while one process continues it for another
+-- one. It has one slot.
+-- ARGV: the member, or "" to remove members of dead nodes only; the maximum number of sessions; "1" to remove the oldest
+-- sessions instead of refusing; the time to live of the key in milliseconds; the time of the server at the last heartbeat
+-- of the node, or "" to look for no members of dead nodes; the number of nodes that are not dead; their ids; members to
+-- remove before.
 --
--- Returns "1" and the members that were removed for this one, or "0" if no slot is free. A node is dead if it is not in
--- the list and was registered before that heartbeat: an id begins with the time of its registration, and is never used
--- again.
+-- Returns "1" and a member of each session that was removed for this one, or "0" if no slot is free. A node is dead if it
+-- is not in the list and was registered before that heartbeat: an id begins with the time of its registration, and is never
+-- used again.
 local key, member, max = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local nodes = tonumber(ARGV[6])
+local function session_of(name)
+  return string.match(name, '[^/]*$')
+end
 for i = 7 + nodes, #ARGV do
   redis.call('ZREM', key, ARGV[i])
 end
-local excess = redis.call('ZCARD', key) + 1 - max
+local excess, sessions, members = redis.call('ZCARD', key) + 1 - max, {}, {}
 if redis.call('ZSCORE', key, member) then
   excess = 0
 end
-if excess > 0 and ARGV[5] ~= '' then
+if excess > 0 then
   local heartbeat, live = tonumber(ARGV[5]), {}
   for i = 7, 6 + nodes do
     live[ARGV[i]] = true
   end
   for _, other in ipairs(redis.call('ZRANGE', key, 0, -1)) do
     local node, registered = string.match(other, '^((%d+)%-[^/]*)/')
-    if node and not live[node] and tonumber(registered) < heartbeat then
+    if heartbeat and node and not live[node] and tonumber(registered) < heartbeat then
       redis.call('ZREM', key, other)
-      excess = excess - 1
+    else
+      local session = session_of(other)
+      if not members[session] then
+        sessions[#sessions + 1], members[session] = session, {}
+      end
+      table.insert(members[session], other)
     end
   end
+  excess = members[session_of(member)] and 0 or #sessions + 1 - max
+end
+if member == '' then
+  return { '0' }
 end
 local answer = { '1' }
 if excess > 0 then
   if ARGV[3] ~= '1' then
     return { '0' }
   end
-  for _, oldest in ipairs(redis.call('ZRANGE', key, 0, excess - 1)) do
-    redis.call('ZREM', key, oldest)
-    answer[#answer + 1] = oldest
+  for i = 1, excess do
+    for _, oldest in ipairs(members[sessions[i]]) do
+      redis.call('ZREM', key, oldest)
+    end
+    answer[#answer + 1] = members[sessions[i]][1]
   end
 end
 local time = redis.call('TIME')

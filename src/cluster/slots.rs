@@ -3,20 +3,19 @@
 //! The server has a sorted set of sessions for each address or identity. It is exact: a script takes a slot only if one is
 //! free, and removes those of dead nodes before it refuses. While the server is away the caller decides.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::{Cmd, Script};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout_at};
 
 use super::keys::Keys;
-use super::link::{Link, Unavailable, is_up};
+use super::link::{AskError, Link, PAUSE_MAX, is_up};
 use super::nodes::{Nodes, View};
+use super::purges::Purges;
 use super::slot_registry::{DueSlot, Entry, Release, SlotRegistry};
-use crate::config::ClusterConfig;
 use crate::policy::limits::OnSessionLimit;
 use crate::policy::session_slots::{Holder, SessionId};
 use crate::policy::shared_slots::{SlotAsk, SlotAsks};
@@ -29,7 +28,7 @@ const KEPT: Duration = Duration::from_hours(1);
 const REFRESH: Duration = Duration::from_mins(20);
 /// The interval at which some slots are looked at.
 const LOOK: Duration = Duration::from_secs(10);
-/// The pause after an attempt that failed, and between two rounds over all slots.
+/// The pause between two rounds over all slots. After a round that failed it is twice the one before.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The maximum number of slots that are released or registered in one round trip.
 const BATCH: usize = 500;
@@ -37,25 +36,15 @@ const BATCH: usize = 500;
 const UNREPLICATED: Duration = Duration::from_secs(10);
 /// How long after its start a node that is not registered yet may keep its clients waiting.
 const START: Duration = Duration::from_secs(1);
-/// The maximum number of keys that are remembered as free of members of dead nodes.
-const PURGED_MAX: usize = 4_096;
 
 /// The slots that the nodes count together.
 #[derive(Debug)]
 pub struct Slots {
-    config: Arc<ClusterConfig>,
     keys: Keys,
     script: Script,
     registry: Arc<SlotRegistry>,
-    purged: Mutex<Purged>,
+    purges: Purges,
     started: Instant,
-}
-
-/// The keys that have no members of nodes that were dead at the heartbeat of this time of the server.
-#[derive(Debug, Default)]
-struct Purged {
-    server_millis: u64,
-    keys: HashSet<SlotKey>,
 }
 
 /// How far the slots were looked at.
@@ -82,7 +71,8 @@ pub enum Taken {
     },
     /// No slot of this key is free.
     Full(SlotKey),
-    /// The server is away, or this node is not registered. The claims are registered when that changes, if they are kept.
+    /// The server is away or answers with an error, or this node is not registered. The claims are registered when that
+    /// changes, if they are kept.
     Unavailable(Vec<Claim>),
     /// The answer did not arrive in time, and the server is not taken for away yet.
     Late,
@@ -90,13 +80,12 @@ pub enum Taken {
 
 impl Slots {
     /// Creates the slots of a node that is about to start. `registry` has those of its sessions.
-    pub fn new(config: Arc<ClusterConfig>, keys: Keys, registry: Arc<SlotRegistry>) -> Self {
+    pub fn new(keys: Keys, registry: Arc<SlotRegistry>) -> Self {
         Self {
-            config,
             keys,
             script: Script::new(include_str!("slots.lua")),
             registry,
-            purged: Mutex::default(),
+            purges: Purges::default(),
             started: clock::now(),
         }
     }
@@ -111,19 +100,18 @@ impl Slots {
         link.is_up() && nodes.live(clock::now()).is_some()
     }
 
-    /// Asks the server for slots, for `cluster.timeout` at most.
-    pub async fn take(&self, link: &Link, nodes: &Nodes, asks: &SlotAsks) -> Taken {
-        let began = clock::now();
-        let view = self.registered(link, nodes).await;
-        let holder = Holder { id: asks.id, opened: began };
+    /// Asks the server for slots, until the deadline at most.
+    pub async fn take(&self, link: &Link, nodes: &Nodes, asks: &SlotAsks, deadline: Instant) -> Taken {
+        let view = self.registered(link, nodes, deadline).await;
+        let holder = Holder { id: asks.id, opened: clock::now() };
         let claims: Vec<_> = asks.slots.iter().map(|ask| self.claim(&ask.key, holder, view.as_deref())).collect();
         let Some(view) = view else { return Taken::Unavailable(claims) };
-        let asking = Asking { slots: self, link, view: &view, id: asks.id, treatment: asks.treatment, began };
+        let asking = Asking { slots: self, link, view: &view, id: asks.id, treatment: asks.treatment, deadline };
         let answers = match asks.slots.as_slice() {
             [first, second] if asks.treatment == OnSessionLimit::CloseOldest => {
                 // A session that makes way in one limit does so in the other one.
                 let first = asking.ask(first, &[]).await;
-                let removed = first.as_ref().ok().and_then(Option::as_deref).unwrap_or_default();
+                let removed = if let Ok(Answer::Taken(removed)) = &first { removed.as_slice() } else { &[] };
                 let second = asking.ask(second, removed).await;
                 vec![first, second]
             }
@@ -131,43 +119,47 @@ impl Slots {
             [one] => vec![asking.ask(one, &[]).await],
             _ => Vec::new(),
         };
-        let (mut full, mut is_answered) = (None, true);
+        let (mut full, mut failed) = (None, None);
         let (mut replaced, mut elsewhere, now) = (Vec::new(), Vec::new(), clock::now());
         for (SlotAsk { key, .. }, answer) in asks.slots.iter().zip(answers) {
             match answer {
-                Ok(Some(removed)) => {
+                Ok(Answer::Taken(removed)) => {
                     self.registry.note_granted(key, asks.id, now);
                     for id in removed.iter().filter_map(|member| session_of(member)) {
                         if self.registry.lose(key, id) { replaced.push((key.clone(), id)) } else { elsewhere.push(id) }
                     }
                 }
-                Ok(None) => {
+                Ok(Answer::Full) => {
                     self.registry.note_refused(key, asks.id);
                     full = Some(key.clone());
                 }
-                Err(Unavailable) => {
+                Ok(Answer::FullBefore) => {
                     self.registry.note_unanswered(key, asks.id);
-                    is_answered = false;
+                    full = Some(key.clone());
+                }
+                Err(error) => {
+                    self.registry.note_unanswered(key, asks.id);
+                    failed = failed.filter(|failed| *failed != AskError::Late).or(Some(error));
                 }
             }
         }
-        match full {
+        match (full, failed) {
             // The other claim, if the session has it, is released here.
-            Some(key) => Taken::Full(key),
-            None if is_answered => Taken::Held { claims, replaced, elsewhere },
+            (Some(key), _) => Taken::Full(key),
+            (None, None) => Taken::Held { claims, replaced, elsewhere },
             // They are released here, since the server may have taken them.
-            None if self.can_ask(link, nodes) => Taken::Late,
-            None => Taken::Unavailable(claims),
+            (None, Some(AskError::Late)) if self.can_ask(link, nodes) => Taken::Late,
+            (None, Some(_)) => Taken::Unavailable(claims),
         }
     }
 
     /// Returns the nodes, if this one is registered. At the start of the node it may wait for that.
-    async fn registered(&self, link: &Link, nodes: &Nodes) -> Option<Arc<View>> {
+    async fn registered(&self, link: &Link, nodes: &Nodes, deadline: Instant) -> Option<Arc<View>> {
         let mut registrations = nodes.registrations();
         let is_starting = clock::now().saturating_duration_since(self.started) < START;
         if is_starting && *registrations.borrow_and_update() == 0 {
             // Otherwise it is not registered.
-            let _ = timeout(self.config.timeout, registrations.changed()).await;
+            let _ = timeout_at(deadline.into(), registrations.changed()).await;
         }
         nodes.live(clock::now()).filter(|_| link.is_up())
     }
@@ -178,25 +170,33 @@ impl Slots {
         Claim::new(store, key.clone(), holder.id)
     }
 
-    fn is_purged(&self, key: &SlotKey, view: &View) -> bool {
-        let purged = self.purged.lock().unwrap_or_else(PoisonError::into_inner);
-        purged.server_millis == view.server_millis && purged.keys.contains(key)
+    /// Has the members of dead nodes removed from a key.
+    fn purge_later(&self, key: &SlotKey) {
+        if self.purges.note_due(key) {
+            self.registry.pending.notify_one();
+        }
     }
 
-    fn note_purged(&self, key: &SlotKey, view: &View) {
-        let mut purged = self.purged.lock().unwrap_or_else(PoisonError::into_inner);
-        if purged.server_millis != view.server_millis {
-            *purged = Purged { server_millis: view.server_millis, keys: HashSet::new() };
-        }
-        if purged.keys.len() < PURGED_MAX {
-            purged.keys.insert(key.clone());
+    /// Removes the members of dead nodes from the keys that were full.
+    async fn purge(&self, link: &Link, view: &View) {
+        for key in self.purges.take_due().iter().filter(|key| !self.purges.is_purged(key, view)) {
+            let mut call = self.script.key(self.keys.named(key));
+            call.arg("").arg(1).arg(0).arg(millis(KEPT)).arg(view.server_millis).arg(view.nodes.len());
+            for node in &view.nodes {
+                call.arg(&*node.id);
+            }
+            if link.script::<Vec<String>>(&call).await.is_err() {
+                // The next upgrade that finds a key full asks again.
+                return;
+            }
+            self.purges.note_purged(key, view);
         }
     }
 
     /// Releases slots at the server, and keeps the others registered there. Never returns.
     pub async fn run(&self, link: &Link, nodes: &Nodes) {
         let (mut states, mut registrations) = (link.changes(), nodes.registrations());
-        let (mut sweep, mut down_since) = (Sweep::default(), None);
+        let (mut sweep, mut down_since, mut pause) = (Sweep::default(), None, PAUSE);
         loop {
             let is_up = is_up(*states.borrow_and_update());
             registrations.borrow_and_update();
@@ -213,37 +213,46 @@ impl Slots {
             if dropped > 0 {
                 tracing::warn!(dropped, "too many slots wait to be released at the cluster's server");
             }
+            if done.is_err() {
+                pause = pause.saturating_mul(2).min(PAUSE_MAX);
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    _ = states.changed() => {}
+                }
+                continue;
+            }
+            pause = PAUSE;
             // What is added at the same time is sent together.
             sleep(PAUSE).await;
-            if done.is_ok() {
-                tokio::select! {
-                    () = self.registry.pending.notified() => {}
-                    () = sleep(LOOK) => {}
-                    _ = states.changed() => {}
-                    _ = registrations.changed() => {}
-                }
+            tokio::select! {
+                () = self.registry.pending.notified() => {}
+                () = sleep(LOOK) => {}
+                _ = states.changed() => {}
+                _ = registrations.changed() => {}
             }
         }
     }
 
     /// Sends what is to be sent under the id of this view. Releases and registrations are sent one after the other, so no
     /// slot is registered after its release.
-    async fn send_all(&self, link: &Link, view: &View, sweep: &mut Sweep) -> Result<(), Unavailable> {
+    async fn send_all(&self, link: &Link, view: &View, sweep: &mut Sweep) -> Result<(), AskError> {
+        self.purge(link, view).await;
         loop {
             let releases = self.registry.take_releases(BATCH, clock::now());
             if releases.is_empty() {
                 break;
             }
             let commands: Vec<_> = releases.iter().map(|release| self.release(release)).collect();
-            if let Err(unavailable) = link.each(&commands).await {
+            // A release that the server answers with an error would not succeed later.
+            if let Err(error @ (AskError::Away | AskError::Late)) = link.each(&commands).await {
                 self.registry.put_back(releases);
-                return Err(unavailable);
+                return Err(error);
             }
         }
         if self.registry.take_incomplete() || sweep.node.as_ref() != Some(&view.id) {
-            if let Err(unavailable) = self.complete(link, view).await {
+            if let Err(error) = self.complete(link, view).await {
                 self.registry.note_incomplete();
-                return Err(unavailable);
+                return Err(error);
             }
             sweep.node = Some(Arc::clone(&view.id));
         }
@@ -263,7 +272,7 @@ impl Slots {
     }
 
     /// Registers all slots that the server does not have under the id of this view.
-    async fn complete(&self, link: &Link, view: &View) -> Result<(), Unavailable> {
+    async fn complete(&self, link: &Link, view: &View) -> Result<(), AskError> {
         let mut last = None;
         loop {
             let due = self.registry.due(last.as_ref(), BATCH, &view.id, None);
@@ -276,7 +285,7 @@ impl Slots {
     }
 
     /// Registers slots, even beyond the limits: their sessions are open.
-    async fn register(&self, link: &Link, view: &View, slots: &[DueSlot]) -> Result<(), Unavailable> {
+    async fn register(&self, link: &Link, view: &View, slots: &[DueSlot]) -> Result<(), AskError> {
         if slots.is_empty() {
             return Ok(());
         }
@@ -292,7 +301,10 @@ impl Slots {
             expire.arg(&key).arg(millis(KEPT));
             commands.extend([add, expire]);
         }
-        link.each(&commands).await?;
+        if let Err(error @ (AskError::Away | AskError::Late)) = link.each(&commands).await {
+            return Err(error);
+        }
+        // Those that the server answers with an error are sent again with the refresh.
         self.registry.note_written(slots, clock::now());
         Ok(())
     }
@@ -311,25 +323,49 @@ struct Asking<'a> {
     view: &'a View,
     id: SessionId,
     treatment: OnSessionLimit,
-    began: Instant,
+    deadline: Instant,
+}
+
+/// The answer for one slot.
+#[derive(Debug)]
+enum Answer {
+    /// The session has it. These members were removed for it.
+    Taken(Vec<String>),
+    /// No slot is free.
+    Full,
+    /// No slot was free, and there was no time to learn whether dead nodes have some. The server may have given it since.
+    FullBefore,
 }
 
 impl Asking<'_> {
-    /// Asks for one slot. `removed` are members that make way in any case. Returns the members that were removed for it;
-    /// `None` if no slot is free.
-    async fn ask(&self, ask: &SlotAsk, removed: &[String]) -> Result<Option<Vec<String>>, Unavailable> {
+    /// Asks for one slot. `removed` are members that make way in any case.
+    async fn ask(&self, ask: &SlotAsk, removed: &[String]) -> Result<Answer, AskError> {
         let treatment = self.treatment;
-        if self.slots.is_purged(&ask.key, self.view) {
+        if self.slots.purges.is_purged(&ask.key, self.view) {
             return self.call(ask, treatment, false, removed).await;
         }
-        let taken = self.call(ask, OnSessionLimit::Refuse, false, removed).await?;
-        if taken.is_some() {
-            return Ok(taken);
+        let began = clock::now();
+        let first = self.call(ask, OnSessionLimit::Refuse, false, removed).await?;
+        if !matches!(first, Answer::Full) {
+            return Ok(first);
         }
-        let left = self.slots.config.timeout.saturating_sub(clock::now().saturating_duration_since(self.began));
-        let answer = timeout(left, self.call(ask, treatment, true, removed)).await.map_err(|_| Unavailable)??;
-        self.slots.note_purged(&ask.key, self.view);
-        Ok(answer)
+        let now = clock::now();
+        if self.deadline.saturating_duration_since(now) < now.saturating_duration_since(began) {
+            self.slots.purge_later(&ask.key);
+            return if treatment == OnSessionLimit::Refuse { Ok(Answer::Full) } else { Err(AskError::Late) };
+        }
+        match self.call(ask, treatment, true, removed).await {
+            Err(AskError::Late) => {
+                self.slots.purge_later(&ask.key);
+                if treatment == OnSessionLimit::Refuse { Ok(Answer::FullBefore) } else { Err(AskError::Late) }
+            }
+            answer => {
+                if answer.is_ok() {
+                    self.slots.purges.note_purged(&ask.key, self.view);
+                }
+                answer
+            }
+        }
     }
 
     async fn call(
@@ -338,7 +374,7 @@ impl Asking<'_> {
         treatment: OnSessionLimit,
         is_purging: bool,
         removed: &[String],
-    ) -> Result<Option<Vec<String>>, Unavailable> {
+    ) -> Result<Answer, AskError> {
         let Self { slots, view, .. } = self;
         let mut call = slots.script.key(slots.keys.named(&ask.key));
         let closes = treatment == OnSessionLimit::CloseOldest;
@@ -352,12 +388,12 @@ impl Asking<'_> {
             call.arg("").arg(0);
         }
         call.arg(removed);
-        let mut answer: Vec<String> = self.link.script(&call).await?;
+        let mut answer: Vec<String> = self.link.script_until(&call, self.deadline).await?;
         if answer.first().is_some_and(|taken| taken == "1") {
             answer.remove(0);
-            return Ok(Some(answer));
+            return Ok(Answer::Taken(answer));
         }
-        Ok(None)
+        Ok(Answer::Full)
     }
 }
 

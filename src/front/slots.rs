@@ -1,6 +1,9 @@
 //! Asks the cluster for the slots of an upgrade, once: at its admission, or when its upstream has accepted it.
 
 use std::num::NonZeroU32;
+use std::time::Instant;
+
+use tokio::time::timeout_at;
 
 use super::gateway::Gateway;
 use crate::cluster::handle::Cluster;
@@ -10,6 +13,7 @@ use crate::policy::admission::{Admission, Authenticated};
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::session_slots::SessionId;
 use crate::policy::shared_slots::{SharedSlots, SlotAsks};
+use crate::runtime::clock;
 use crate::telemetry::request::RequestId;
 
 /// Asks for the slots that a session beyond the limit would not get.
@@ -34,14 +38,16 @@ pub(super) async fn at_opening(
     take(cluster, &admission.slot_asks(id, &gateway.counters)).await
 }
 
+/// Asks for slots, and ends the sessions whose slots are taken over, for `cluster.timeout` in total.
 async fn take(cluster: &Cluster, asks: &SlotAsks) -> Result<SharedSlots, Rejection> {
     if asks.slots.is_empty() {
         return Ok(SharedSlots::default());
     }
-    match cluster.take_slots(asks).await {
+    let deadline = clock::after(clock::now(), cluster.config.timeout);
+    match cluster.take_slots(asks, deadline).await {
         Taken::Held { claims, replaced, elsewhere } => {
             if !elsewhere.is_empty() {
-                close_elsewhere(cluster, &elsewhere).await;
+                close_elsewhere(cluster, &elsewhere, deadline).await;
             }
             Ok(SharedSlots { claims, replaced, divided: None })
         }
@@ -56,9 +62,16 @@ async fn take(cluster: &Cluster, asks: &SlotAsks) -> Result<SharedSlots, Rejecti
 }
 
 /// Ends sessions of other nodes whose slots were taken over here. They stay open if the server goes away just now.
-async fn close_elsewhere(cluster: &Cluster, ids: &[SessionId]) {
+async fn close_elsewhere(cluster: &Cluster, ids: &[SessionId], deadline: Instant) {
     let ids: Vec<_> = ids.iter().copied().map(RequestId).collect();
-    if !cluster.close_sessions(&ids).await {
-        tracing::warn!(sessions = ids.len(), "sessions of other nodes cannot be told that they were replaced");
+    // What was sent before the deadline is not taken back.
+    match timeout_at(deadline.into(), cluster.close_sessions(&ids)).await {
+        Ok(true) => {}
+        Ok(false) => {
+            tracing::warn!(sessions = ids.len(), "sessions of other nodes cannot be told that they were replaced");
+        }
+        Err(_) => {
+            tracing::debug!(sessions = ids.len(), "sessions of other nodes may not know yet that they were replaced");
+        }
     }
 }

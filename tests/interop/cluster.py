@@ -5,6 +5,7 @@ nodes, outages of the server, and lost data. The bounds that the documentation s
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import statistics
@@ -65,6 +66,44 @@ with suite.check("the script takes a slot if one is free, once for each member, 
     equal(redis.call("ZRANGE", "script", 0, -1), ["300-c/3"])
     at_most(abs(redis.call("PTTL", "script") - 60_000), 5_000, "milliseconds from the time to live")
     redis.call("DEL", "script")
+
+with suite.check("the script counts a session once that two processes have registered, and frees both members"):
+    for number, member in enumerate(("100-a/x", "100-a/y", "200-b/x", "200-b/y")):
+        redis.call("ZADD", "script", number, member)
+    equal([take("300-c/z", 3), redis.call("ZCARD", "script")], [["1"], 5])
+    equal([take("300-c/v", 3), take("300-c/x", 3)], [["0"], ["1"]])
+    equal(take("300-c/w", 3, 1), ["1", "100-a/x"])
+    equal(sorted(redis.call("ZRANGE", "script", 0, -1)), ["100-a/y", "200-b/y", "300-c/w", "300-c/z"])
+    equal([take("", 1, 0, 200, ["200-b"]), redis.call("ZCARD", "script")], [["0"], 3])
+    redis.call("DEL", "script")
+
+with suite.check("a heartbeat in the future says nothing, and a server without free memory denies heartbeats"):
+    beat = (harness.ROOT / "src/cluster/heartbeat.lua").read_text()
+
+    def heartbeat(node, is_id):
+        return redis.call("EVAL", beat, 2, "seen", "said", node, is_id, "{}", 3_000, 60_000, 3)
+
+    first = heartbeat("ab", 0)[1]
+    now = int(first.split("-")[0])
+    for score, node in ((now + 1_500, "1-soon"), (now + 60_000, "1-later"), ("inf", "1-never"), (now - 60_000, "1-old")):
+        redis.call("ZADD", "seen", score, node)
+    answer = heartbeat(first, 1)
+    equal((answer[1], answer[2::3], [int(silent) >= 0 for silent in answer[3::3]]), (first, [first, "1-soon"], [True] * 2))
+    until(lambda: heartbeat(first, 1)[0] != first.split("-")[0], "a millisecond passes")
+    redis.call("ZADD", "seen", "inf", first)
+    equal(heartbeat(first, 1)[1] == first, False)
+    equal(redis.call("ZSCORE", "seen", first), None)
+    redis.call("ZADD", "seen", 1, "1-old")  # a heartbeat would remove it
+    redis.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        heartbeat("cd", 0)
+    except RuntimeError as error:
+        equal(str(error).split(" ")[0], "OOM")
+    else:
+        raise AssertionError("the heartbeat was accepted")
+    finally:
+        redis.call("CONFIG", "SET", "maxmemory", 0)
+    redis.call("DEL", "seen", "said")
 
 for path, subject in (("/subject", "ada"), ("/address", None)):
     with suite.check(f"{RACING} racing upgrades over three nodes at {path} never exceed {LIMIT} sessions"):
@@ -311,6 +350,119 @@ with suite.check("a reload that adds a limit counts the open sessions, and an up
 
     changing.run(change())
     changing.stop()
+
+with suite.check("a server that accepts no writes is away, whatever the reason: on_outage decides, and the log has few lines"):
+    full = Redis(directory, "redis-full")
+    shared = Nodes(secrets, directory, full, count=1, name="shared")
+    strict = Nodes(secrets, directory, full, count=1, name="full", cluster='prefix = "full:"\non_outage = "refuse"')
+    both = (shared, strict)
+
+    def warnings(some):
+        return [line for line in some.nodes[0].output().splitlines() if "WARN" in line and "the cluster's server" in line]
+
+    async def refuse_writes(begin, end):
+        sessions = await shared.fill("/subject", "ada", (3,))
+        before = [len(warnings(some)) for some in both]
+        full.call(*begin)
+        statuses = []
+        for _ in range(5):
+            sessions.append(await shared.open(0, "/subject", "ada"))
+            statuses.append((sessions[-1].status, (await strict.open(0, "/subject", "ada")).status))
+        equal(statuses, [(101, 503)] * 5)
+        for some in both:
+            await asyncio.to_thread(until, lambda: some.metric(0, "tollgate_cluster_up") == 0, "the node notices")
+        connections = int(full.info("stats")["total_connections_received"])
+        await asyncio.sleep(4)  # the time for which connections are counted
+        connections = int(full.info("stats")["total_connections_received"]) - connections
+        full.call(*end)
+        for some in both:
+            await asyncio.to_thread(until, lambda: some.metric(0, "tollgate_cluster_up") == 1, "the node notices")
+        at_most(connections, 2 * 7 + 1, "connections within 4 s")
+        for some, earlier in zip(both, before):
+            lines = warnings(some)[earlier:]
+            assert 1 <= len(lines) <= 3, lines
+        await asyncio.to_thread(until, lambda: full.members() == 8, "all sessions have slots")
+        close_all(sessions)
+        await asyncio.to_thread(until, lambda: full.members() == 0, "no session has a slot")
+
+    shared.run(refuse_writes(("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)))
+    shared.run(refuse_writes(("REPLICAOF", "127.0.0.1", harness.free_port()), ("REPLICAOF", "NO", "ONE")))
+
+    async def break_key():
+        sessions = await shared.fill("/subject", "bob", (1,))
+        [key] = full.keys(cluster_nodes.SLOTS)
+        full.call("SET", key, "x")
+        sessions += await shared.fill("/subject", "ada", (2,))
+        sessions += await shared.fill("/subject", "bob", (2,))  # the server answers with an error
+        close_all(sessions)
+        full.call("CONFIG", "RESETSTAT")
+        free = "the releases of other keys do not wait for those that fail"
+        await asyncio.to_thread(until, lambda: full.keys(cluster_nodes.SLOTS) == [key], free)
+        await asyncio.sleep(1)  # the time for which commands are counted
+        at_most(full.calls().get("zrem", 0), 12, "releases")
+        equal(shared.nodes[0].output().count("answers with an error"), 1)
+        full.call("DEL", key)
+
+    shared.run(break_key())
+    shared.stop()
+    strict.stop()
+
+for mode in ("refuse", "close_oldest"):
+    with suite.check(f"with on_session_limit = \"{mode}\" an upgrade of the program takes no slot of a session"):
+        moving = Nodes(secrets, directory, redis, count=2, name=f"moving-{mode}", cluster=f'prefix = "{mode}:"', limits=(4, 9), mode=mode)
+
+        async def move():
+            sessions = await moving.fill("/subject", "ada", (3, 0))
+            equal(await asyncio.to_thread(moving.upgrade, 0), 3)
+            await asyncio.to_thread(until, lambda: redis.members(f"{mode}:*:slot:*") > 3, "the other process has registered them")
+            sessions.append(await moving.settled(1, "/subject", "ada"))
+            equal(sessions[-1].status, 101)
+            equal([await session.is_open() for session in sessions], [True] * 4)
+            last = await moving.settled(1, "/subject", "ada")
+            if mode == "refuse":
+                equal(last.status, 429)
+            else:
+                equal((last.status, await sessions.pop(0).close_code()), (101, 1008))
+            equal([await session.is_open() for session in sessions], [True] * len(sessions))
+
+        moving.run(move())
+        moving.stop()
+
+
+class SlowWire(Wire):
+    """A wire whose answers take `delay`."""
+
+    delay = 0
+
+    async def _copy(self, reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                await asyncio.sleep(self.delay / 2)
+                writer.write(data)
+        writer.close()
+
+
+with suite.check("a server whose answers take more than half of the timeout has the slots of a dead node freed, too"):
+    slow = SlowWire(redis.port)
+    far = Nodes(secrets, directory, redis, count=2, wires={1: slow.port}, name="far", cluster='prefix = "far:"', limits=(5, 9))
+
+    async def wait_for_slot():
+        await far.fill("/subject", "ada", (5, 0))
+        slow.delay = 0.7 * TIMEOUT
+        far.nodes[0].stop(signal_number=signal.SIGKILL)
+        begun, statuses = time.monotonic(), []
+        while 101 not in statuses:
+            at_most(time.monotonic() - begun, 3 * DEATH_SEEN, f"seconds until a slot is free: {statuses[-20:]}")
+            session = await far.open(1, "/subject", "ada")
+            statuses.append(session.status)
+            at_most(session.took, 2 * TIMEOUT, "seconds that an upgrade took")
+            await asyncio.sleep(0.1)
+        return statuses
+
+    statuses = far.run(wait_for_slot())
+    suite.note(f"over a link with a delay of {0.7 * TIMEOUT:.2f} s: {statuses.count(429)} upgrades got a 429 and {statuses.count(503)} a "
+               "503 before the slots of a dead node were free")
+    far.stop()
 
 with suite.check("a Redis Cluster counts the slots, too: the keys of one session are on several of its servers"):
     buses = [harness.free_port() for _ in range(2)]
