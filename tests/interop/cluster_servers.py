@@ -78,14 +78,14 @@ def exercise(nodes, subject):
 def check_online(node):
     file = directory / f"{node.proxy.name}.toml"
     done = harness.run(harness.BINARY, "check", "--online", "--config", file)
-    assert "answers, and runs scripts" in done.stdout, done.stdout + done.stderr
+    assert "answers, and runs the commands of a node" in done.stdout, done.stdout + done.stderr
 
 
 with suite.check("a server with TLS and a user that may use only keys with the prefix"):
     port = harness.free_port()
     (directory / "users.acl").write_text(
-        f"user default off\nuser tollgate on >{PASSWORD} ~tollgate:* &tollgate:* -@all +@scripting +@connection +@read +@write "
-        "+@stream +@transaction +time\n")
+        f"user default off\nuser tollgate on >{PASSWORD} ~tollgate:* resetchannels -@all +@read +@write +@scripting "
+        "+@connection +time -@dangerous\n")
     (directory / "redis-password").write_text(f"{PASSWORD}\n")
     os.chmod(directory / "redis-password", 0o600)
     tls = Redis(directory, "--port", 0, "--tls-port", port, "--tls-cert-file", directory / "localhost.pem", "--tls-key-file",
