@@ -25,7 +25,8 @@ keys! {
     CLUSTER_PREFIX = "cluster" "prefix", Text, Value("\"tollgate:\""),
         "The start of the names of all keys and channels on the servers: 1 to 64 visible ASCII characters without { and }.";
     CLUSTER_TIMEOUT = "cluster" "timeout", span(Duration::from_millis(10), Duration::from_secs(5)), Value("\"200ms\""),
-        "How long an upgrade waits for an answer of the servers; then `on_outage` decides.";
+        "How long an upgrade waits for an answer of the servers before it is refused with 503. After three late answers in a row \
+         `on_outage` applies until they answer in time.";
     CLUSTER_NODE_TIMEOUT = "cluster" "node_timeout", span(Duration::from_secs(3), Duration::from_mins(10)), Value("\"15s\""),
         "How long a node may be silent before the others take it for dead, and its slots are free again.";
     CLUSTER_SHARE = "cluster" "share", StringList, Value("[\"quotas\", \"slots\", \"revocations\", \"sessions\"]"),
