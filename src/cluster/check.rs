@@ -74,11 +74,15 @@ fn advice(config: &ClusterConfig, error: &RedisError) -> Option<&'static str> {
     if has("WRONGPASS") {
         return Some("the server knows no such user with the password in `password_file`");
     }
-    if has("NOPERM") {
+    if error.code() == Some("SCRIPT") || has("NOPERM") {
         return Some("the ACL of the user has to permit what a node does: config/cluster.md has such a user");
     }
-    if config.servers.uses_tls() && has("InvalidContentType") {
-        return Some("the server did not answer with TLS: `redis` instead of `rediss` is without it");
+    if !config.servers.uses_tls() {
+        let is_closed = error.is_connection_dropped();
+        return is_closed.then_some("the server may expect TLS, which `rediss` in the URL is for");
+    }
+    if error.is_timeout() || has("InvalidContentType") {
+        return Some("the server may be one without TLS, which `redis` in the URL is for");
     }
     None
 }

@@ -24,6 +24,8 @@ const WAIT: Duration = Duration::from_secs(5);
 const ANSWER_MIN: Duration = Duration::from_secs(2);
 /// The interval at which a node checks that the server still has the set and the streams.
 const CHECKED: Duration = Duration::from_secs(5);
+/// The server rounds times to milliseconds.
+const ROUNDING: Duration = Duration::from_millis(2);
 /// The time over which the nodes begin to restore a set that the server has lost.
 const SPREAD: Duration = Duration::from_secs(1);
 /// The number of changes that are sent between two reads.
@@ -111,6 +113,9 @@ impl Events {
             } else {
                 WAIT
             };
+            let until_check = reader.check_at.map_or(WAIT, |at| at.saturating_duration_since(clock::now()));
+            // The answer of a read that ends just before the check would begin another one.
+            let wait = wait.min(until_check.saturating_add(ROUNDING));
             // A read that is cancelled is repeated.
             let entries = tokio::select! {
                 entries = reader.positions.read(&self.streams, &mut connection, wait) => entries?,
