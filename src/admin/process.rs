@@ -15,6 +15,7 @@ use super::handover::{HandedOverFrom, UpgradeInProgress};
 use super::problem::{Problem, Result};
 use super::state::{LastReload, Shared};
 use super::view::{Reload, rfc3339, seconds};
+use crate::config::{ClusterConfig, OnOutage};
 use crate::handover::upgrader::Upgrader;
 use crate::runtime::clock;
 use crate::server::reload::{ReloadError, ReloadOptions};
@@ -113,7 +114,7 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 /// Reports whether new clients may be sent here: not from the stop signal on, even while `shutdown_delay` still admits
-/// them.
+/// them, and not while a node with `on_outage = "refuse"` is without the server of its cluster.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -121,15 +122,32 @@ pub(super) async fn healthz() -> &'static str {
     security(()),
     responses(
         (status = 200, description = "New sessions are admitted", body = String, content_type = "text/plain"),
-        (status = 503, description = "The process drains", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The process drains, or refuses sessions without the server of its cluster",
+            body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn readyz(Extract(state): Shared) -> Result<&'static str> {
-    if state.control.gateway().process.lifecycle.is_ready() {
-        let is_alone = state.control.gateway().cluster.as_ref().is_some_and(|cluster| !cluster.link.is_up());
-        return Ok(if is_alone { "ready, without the cluster's server\n" } else { "ready\n" });
+    let gateway = state.control.gateway();
+    if !gateway.process.lifecycle.is_ready() {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the process is about to stop"));
     }
-    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the process is about to stop"))
+    let alone = gateway.cluster.as_ref().filter(|cluster| !cluster.link.is_up());
+    ready(alone.map(|cluster| &*cluster.config))
+}
+
+/// Returns the answer of a process that does not stop. `alone` is its cluster if the server of it is away.
+fn ready(alone: Option<&ClusterConfig>) -> Result<&'static str> {
+    match alone {
+        None => Ok("ready\n"),
+        Some(cluster) if cluster.on_outage == OnOutage::Local || !cluster.share.slots => {
+            Ok("ready, without the cluster's server\n")
+        }
+        Some(_) => {
+            let detail = "the cluster's server is away, and `on_outage` is \"refuse\": sessions at routes with shared \
+                          limits are refused";
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+        }
+    }
 }
 
 /// Returns facts about the process.

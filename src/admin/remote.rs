@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::sleep;
 
 use super::filter::{Filter, Selection};
 use super::listing::{Question, for_node};
@@ -27,9 +29,41 @@ const LOGGED: Duration = Duration::from_mins(1);
 /// The maximum number of fresh tokens in progress.
 const RENEWALS_MAX: usize = 64;
 
+/// The interval at which the end of the upgrade is looked for by which this process got its sessions.
+const LOOK: Duration = Duration::from_millis(50);
+/// Closes are executed again that were published in this time before such an upgrade.
+const BEFORE_UPGRADE: Duration = Duration::from_secs(10);
+/// The number of attempts to read them, and the pause between two.
+const ATTEMPTS: u32 = 10;
+const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Executes operations until the process ends.
 pub(super) async fn serve(control: &Control, cluster: &Cluster) {
-    let mut operations = cluster.events.operations();
+    // The receiver exists before closes are repeated.
+    let operations = cluster.events.operations();
+    tokio::join!(execute(control, cluster, operations), repeat_closes(control, cluster));
+}
+
+/// Executes the closes of the time of an upgrade again when no session is on its way to this process any more.
+async fn repeat_closes(control: &Control, cluster: &Cluster) {
+    let facts = control.facts();
+    let Some(before) = &facts.handed_over else { return };
+    while !before.is_complete() {
+        sleep(LOOK).await;
+    }
+    let ended = clock::now();
+    for _ in 0..ATTEMPTS {
+        let since = clock::now().saturating_duration_since(facts.started);
+        if cluster.repeat_closes(since.saturating_add(BEFORE_UPGRADE)).await.is_ok() {
+            return tracing::debug!(took = ?clock::now().saturating_duration_since(ended), "closes of the upgrade are repeated");
+        }
+        sleep(ATTEMPT_PAUSE).await;
+    }
+    tracing::warn!("closes of other nodes during the upgrade may be missing: the cluster's server does not answer");
+}
+
+/// Executes operations. Never returns before the process ends.
+async fn execute(control: &Control, cluster: &Cluster, mut operations: Receiver<RemoteOperation>) {
     let (tasks, permits) = (Tasks::default(), Arc::new(Semaphore::new(RENEWALS_MAX)));
     let mut logged: Option<Instant> = None;
     while let Some(RemoteOperation { published, operation }) = operations.recv().await {

@@ -90,7 +90,9 @@ pub(super) struct MadeRevocation {
     ended: usize,
     /// Whether it outlives the process: there is a `state_dir`, and it is on disk.
     durable: bool,
-    /// Whether the cluster has it; if not, the other nodes get it once its server answers. Null: revocations are not shared.
+    /// Whether the cluster has it; if not, the other nodes get it once its server answers. Absent: revocations are not
+    /// shared.
+    #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<bool>,
 }
 

@@ -210,8 +210,9 @@ pub(super) struct Reload {
 pub(super) struct Selected {
     /// The number of sessions of this node.
     pub(super) selected: usize,
-    /// The number of other nodes that it was sent to, too, for their sessions. Null: the process shares its sessions with
+    /// The number of other nodes that it was sent to, too, for their sessions. Absent: the process shares its sessions with
     /// no cluster, or the server of the cluster did not take the change.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) nodes: Option<usize>,
 }
 

@@ -1,5 +1,5 @@
 //! `tollgate check --online`: fetches every key set, asks every authentication service once, fetches the directory of
-//! every certificate authority (without an order), runs a script at the server of the cluster, looks up the servers of
+//! every certificate authority (without an order), runs the commands of a node at the server of the cluster, looks up the servers of
 //! upstreams, and does a TLS handshake with every server of an upstream with `tls`.
 
 use std::io::{self, Write};
@@ -36,8 +36,8 @@ use crate::upstream::server_connector::ServerConnector;
 const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Fetches the key set of every `[auth]` section that a route uses, or asks its service, looks up the servers of every
-/// upstream that discovers them, fetches the directory of every `[acme]` section that a listener uses, runs a script at
-/// the server of the cluster, and connects to the servers of upstreams with `tls`. Writes the numbers of keys and
+/// upstream that discovers them, fetches the directory of every `[acme]` section that a listener uses, runs the commands
+/// of a node at the server of the cluster, and connects to the servers of upstreams with `tls`. Writes the numbers of keys and
 /// servers, and the statuses, to `out`, and errors and warnings to `err`. Returns whether every section can be used.
 pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -72,8 +72,8 @@ pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Wr
     }
     if let Some(cluster) = &config.cluster {
         let section = format!("{}: cluster", path.display());
-        match runtime.block_on(cluster::connect::check(cluster)) {
-            Ok(()) => writeln!(out, "{section}: {} answers, and runs scripts", cluster.servers)?,
+        match runtime.block_on(cluster::check::check(cluster)) {
+            Ok(()) => writeln!(out, "{section}: {} answers, and runs the commands of a node", cluster.servers)?,
             Err(error) => {
                 writeln!(err, "error: {section}: {}: {error}", cluster.servers)?;
                 succeeds = false;

@@ -12,10 +12,9 @@ use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline,
-    ProtocolVersion, RedisConnectionInfo, RedisFuture, RedisResult, Script, TlsCertificates, TlsMode, Value,
+    ProtocolVersion, RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
-use super::keys::Keys;
 use crate::config::{ClusterConfig, ClusterServers, RedisAddress};
 use crate::policy::remote::Roots;
 
@@ -115,16 +114,6 @@ impl Connector {
             }
         })
     }
-}
-
-/// Connects, and runs a script that writes a key that ends at once, as a node does.
-///
-/// # Errors
-/// If the server cannot be reached within the time of a node, refuses the login, or does not run the script.
-pub async fn check(config: &ClusterConfig) -> RedisResult<()> {
-    let mut connection = Connector::new(config)?.connect(config.timeout.max(CONNECT_MIN), Some(config.timeout)).await?;
-    let script = Script::new("return redis.call('SET', KEYS[1], '1', 'PX', 1)");
-    script.key(Keys::new(&config.prefix).named("check")).invoke_async(&mut connection).await
 }
 
 impl Connection {

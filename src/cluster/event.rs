@@ -150,7 +150,7 @@ impl fmt::Display for EntryId {
 }
 
 impl EntryId {
-    fn parse(value: &Value) -> Option<Self> {
+    pub(super) fn parse(value: &Value) -> Option<Self> {
         let (millis, number) = text(value)?.split_once('-')?;
         Some(Self(millis.parse().ok()?, number.parse().ok()?))
     }

@@ -2,21 +2,22 @@
 //!
 //! They are entries of two streams at the server, which each node reads with a blocking command: a node that reads gets
 //! an entry as soon as it is written, as by a broadcast, and a node that was away reads on where it ended. Each process
-//! executes an entry at most once, and never its own. Revocations are kept in a set besides, for nodes that were away for
+//! executes an entry at most once, and never its own; at the end of an upgrade it executes the closes of its time again. Revocations are kept in a set besides, for nodes that were away for
 //! longer than the streams reach. An operation that is read too late is skipped, see [`super::event`].
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::Script;
+use redis::{Script, Value};
 use tokio::sync::{mpsc, watch};
 
-use super::event::{Event, Operation, PAYLOAD_MAX_BYTES, TEXT_MAX_BYTES};
+use super::event::{Entry, EntryId, Event, Operation, OperationKind, PAYLOAD_MAX_BYTES, TEXT_MAX_BYTES, entries};
 use super::keys::Keys;
 use super::link::{Link, Unavailable};
 use super::outbox::Outbox;
 use super::revocation_set::{RevocationSet, SharedChange};
-use super::stream::write;
+use super::stream::{CONTROL_MAX, Scripts, write};
+use super::time::{millis, of_millis};
 use crate::config::ClusterConfig;
 use crate::policy::revocation::journal::Change;
 use crate::runtime::clock;
@@ -47,6 +48,15 @@ pub struct RemoteOperation {
     pub operation: Operation,
 }
 
+/// When an entry was published.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Published {
+    /// How long before it was read, by the clock of the server.
+    pub age: Duration,
+    /// When it was read.
+    pub read: Instant,
+}
+
 /// Why the other nodes do not get an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShareError {
@@ -70,6 +80,7 @@ pub struct Events {
     /// The process. A node gets another id when it was dead, and this one stays.
     pub(super) instance: Arc<str>,
     pub(super) set: RevocationSet,
+    pub(super) scripts: Scripts,
     /// Returns the time of the server in milliseconds.
     pub(super) clock: Script,
     pub(super) outbox: Mutex<Outbox>,
@@ -87,6 +98,7 @@ impl Events {
             streams: keys.streams(),
             set: RevocationSet::new(keys, Arc::clone(&instance)),
             instance,
+            scripts: Scripts::new(),
             clock: Script::new("local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000)"),
             outbox: Mutex::default(),
             notices: OnceLock::new(),
@@ -148,7 +160,53 @@ impl Events {
         Ok(self.publish(link, Event::Operation(operation)).await?)
     }
 
+    /// Hands the closes and the replaced sessions over once more that other processes have published within this span:
+    /// sessions that were on their way to this process have missed them. It changes nothing for the others.
+    ///
+    /// # Errors
+    /// If the server does not answer in time.
+    pub async fn repeat_closes(&self, link: &Link, within: Duration) -> Result<(), Unavailable> {
+        let [control, _] = &self.streams;
+        let (server_millis, read): (u64, _) = (link.script(&self.clock.key(control)).await?, clock::now());
+        let first = EntryId(server_millis.saturating_sub(millis(within)), 0);
+        let mut commands = redis::pipe();
+        commands.cmd("XRANGE").arg(control).arg(first.to_string()).arg("+").arg("COUNT").arg(CONTROL_MAX);
+        let answers: Vec<Value> = link.pipeline(&commands).await?;
+        for Entry { id, content } in answers.iter().flat_map(entries) {
+            let published = Published { age: of_millis(server_millis.saturating_sub(id.0)), read };
+            match content.filter(|(from, _)| **from != *self.instance) {
+                Some((_, Event::Replaced(ids))) => self.notify_of_replaced(ids).await,
+                Some((_, Event::Operation(operation))) if operation.kind == OperationKind::Close => {
+                    self.hand_over(operation, published).await;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands an operation of another node over, if it concerns this one.
+    pub(super) async fn hand_over(&self, operation: Operation, Published { age, read }: Published) {
+        let is_current = self.config.share.sessions && operation.kind.is_current(age);
+        if let Some(operations) = self.operations.get().filter(|_| is_current) {
+            let published = read.checked_sub(age).unwrap_or(read);
+            // The receiver ends with the process.
+            let _ = operations.send(RemoteOperation { published, operation }).await;
+        }
+    }
+
+    /// Hands the ids of replaced sessions over.
+    pub(super) async fn notify_of_replaced(&self, ids: Vec<RequestId>) {
+        if let Some(notices) = self.notices.get().filter(|_| self.config.share.slots) {
+            // The receiver ends with the process.
+            let _ = notices.send(Notice::Replaced(ids)).await;
+        }
+    }
+
     pub(super) async fn publish(&self, link: &Link, event: Event) -> Result<(), Unavailable> {
+        if event.is_short_lived() {
+            return link.script(&self.scripts.send(&self.streams, &self.instance, event)).await;
+        }
         link.pipeline(&write(&self.streams, &self.instance, event)).await
     }
 

@@ -7,7 +7,7 @@ use super::event::{Event, IDS_MAX, Operation};
 use super::events::{Events, ShareError};
 use super::keys::Keys;
 use super::leases::LeaseExchange;
-use super::link::Link;
+use super::link::{Link, Unavailable};
 use super::nodes::{NodeFacts, Nodes};
 use super::seal::Seal;
 use super::slot_registry::SlotRegistry;
@@ -115,6 +115,14 @@ impl Cluster {
             }
         }
         true
+    }
+
+    /// Executes closes once more. See [`Events::repeat_closes`].
+    ///
+    /// # Errors
+    /// If the server does not answer in time.
+    pub async fn repeat_closes(&self, within: Duration) -> Result<(), Unavailable> {
+        self.events.repeat_closes(&self.link, within).await
     }
 
     /// Ends the registration of this node, for `cluster.timeout` at most.

@@ -7,7 +7,7 @@ use redis::{RedisError, RedisResult};
 
 use super::connect::{Connection, Connector};
 use super::event::{Entry, Event};
-use super::events::{Events, Notice, RemoteOperation};
+use super::events::{Events, Notice, Published};
 use super::link::{Link, PAUSE_MAX, PAUSE_MIN, is_up, jittered};
 use super::revocation_set::SharedChange;
 use super::stream::{Positions, write};
@@ -22,8 +22,10 @@ use crate::runtime::entropy::random;
 const WAIT: Duration = Duration::from_secs(5);
 /// The shortest time for a connection, and for an answer besides its wait: an answer may have all revocations.
 const ANSWER_MIN: Duration = Duration::from_secs(2);
-/// The interval at which a node checks that the server still has the set.
+/// The interval at which a node checks that the server still has the set and the streams.
 const CHECKED: Duration = Duration::from_secs(5);
+/// The server rounds times to milliseconds.
+const ROUNDING: Duration = Duration::from_millis(2);
 /// The time over which the nodes begin to restore a set that the server has lost.
 const SPREAD: Duration = Duration::from_secs(1);
 /// The number of changes that are sent between two reads.
@@ -94,7 +96,7 @@ impl Events {
         };
         let margin = self.config.timeout.max(ANSWER_MIN);
         let mut connection = connector.connect(margin, Some(WAIT.saturating_add(margin))).await?;
-        let has_missed = reader.positions.resume(&self.streams, &mut connection).await?;
+        let has_missed = reader.positions.resume(&self.scripts, &self.streams, &mut connection).await?;
         let now = clock::now();
         reader.check_at = Some(now);
         if has_missed {
@@ -103,11 +105,17 @@ impl Events {
         self.take_unsent(reader, true, now);
         let mut changes = link.changes();
         loop {
+            if reader.check_at.is_none_or(|at| at <= clock::now()) {
+                self.check(reader, &mut connection).await?;
+            }
             let wait = if self.config.share.revocations {
                 self.keep_complete(reader, &mut connection, store).await?
             } else {
                 WAIT
             };
+            let until_check = reader.check_at.map_or(WAIT, |at| at.saturating_duration_since(clock::now()));
+            // The answer of a read that ends just before the check would begin another one.
+            let wait = wait.min(until_check.saturating_add(ROUNDING));
             // A read that is cancelled is repeated.
             let entries = tokio::select! {
                 entries = reader.positions.read(&self.streams, &mut connection, wait) => entries?,
@@ -146,20 +154,12 @@ impl Events {
                     self.notify(change, store).await;
                 }
                 Some((_, Event::Load)) => reader.load_at = Some(clock::after(clock::now(), random_part(SPREAD))),
-                Some((_, Event::Replaced(ids))) if self.config.share.slots => {
-                    if let Some(notices) = self.notices.get() {
-                        // The receiver ends with the process.
-                        let _ = notices.send(Notice::Replaced(ids)).await;
-                    }
-                }
-                Some((_, Event::Operation(operation))) if self.config.share.sessions => {
+                Some((_, Event::Replaced(ids))) => self.notify_of_replaced(ids).await,
+                Some((_, Event::Operation(operation))) => {
                     let age = of_millis(server_millis.saturating_sub(id.0));
-                    if let Some(operations) = self.operations.get().filter(|_| operation.kind.is_current(age)) {
-                        // As above.
-                        let _ = operations.send(RemoteOperation { published: before(read, age), operation }).await;
-                    }
+                    self.hand_over(operation, Published { age, read }).await;
                 }
-                Some((_, Event::Revocation(_) | Event::Replaced(_) | Event::Operation(_))) => {}
+                Some((_, Event::Revocation(_))) => {}
             }
         }
         report(reader);
@@ -181,6 +181,27 @@ impl Events {
         }
     }
 
+    /// Finds out whether the server has lost its data since the last check: then the set is to be loaded. Streams that
+    /// begin anew may have earlier entries than the last ones that were read, if the clock of the server was set back.
+    async fn check(&self, reader: &mut Reader, connection: &mut Connection) -> RedisResult<()> {
+        let now = clock::now();
+        let mut has_lost = reader.positions.resume(&self.scripts, &self.streams, connection).await?;
+        if self.config.share.revocations {
+            let new = format!("{}-{:016x}", self.instance, u64::from_be_bytes(random()));
+            let mark: String = self.set.mark(&new).invoke_async(connection).await?;
+            has_lost |= reader.mark.as_ref() != Some(&mark);
+            if has_lost {
+                // All nodes find the loss at about the same time, and the first one restores most of the set.
+                let delay = if reader.mark.is_some() { random_part(SPREAD) } else { Duration::ZERO };
+                reader.load_at.get_or_insert(clock::after(now, delay));
+            }
+            reader.mark = Some(mark);
+            self.take_unsent(reader, false, now);
+        }
+        reader.check_at = Some(clock::after(now, CHECKED));
+        Ok(())
+    }
+
     /// Sends changes that the server lacks, and loads the set if this node may have missed changes, or the server may
     /// have lost them. Returns how long nothing of this is due.
     async fn keep_complete(
@@ -190,18 +211,6 @@ impl Events {
         store: &Revocations,
     ) -> RedisResult<Duration> {
         let now = clock::now();
-        if reader.check_at.is_none_or(|at| at <= now) {
-            let new = format!("{}-{:016x}", self.instance, u64::from_be_bytes(random()));
-            let mark: String = self.set.mark(&new).invoke_async(connection).await?;
-            if reader.mark.as_ref() != Some(&mark) {
-                // All nodes find the loss at about the same time, and the first one restores most of the set.
-                let delay = if reader.mark.is_some() { random_part(SPREAD) } else { Duration::ZERO };
-                reader.load_at.get_or_insert(clock::after(now, delay));
-                reader.mark = Some(mark);
-            }
-            self.take_unsent(reader, false, now);
-            reader.check_at = Some(clock::after(now, CHECKED));
-        }
         if reader.load_at.is_some_and(|at| at <= now) {
             self.load(reader, connection, store).await?;
             reader.load_at = None;
@@ -260,11 +269,6 @@ impl Events {
             reader.backlog.extend(outbox.unsent(is_reconnected, now));
         }
     }
-}
-
-/// Returns `time - span`; without such a time, the time.
-fn before(time: Instant, span: Duration) -> Instant {
-    time.checked_sub(span).unwrap_or(time)
 }
 
 /// Logs how many entries were not understood, at intervals.

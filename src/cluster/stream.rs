@@ -2,28 +2,53 @@
 
 use std::time::Duration;
 
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Pipeline, RedisResult, Script, ScriptInvocation, Value};
 
 use super::connect::Connection;
-use super::event::{Entry, EntryId, Event, Fields, entries, entries_of};
+use super::event::{Entry, EntryId, Event, Fields, entries_of};
 use super::time::millis;
 
 /// The largest number of entries of the stream that nodes read later, about.
 pub(super) const CONTROL_MAX: usize = 10_000;
 /// The largest number of entries of the stream that nodes read at once, about.
 const SENDS_MAX: usize = 1_000;
-/// How long a stream is kept after its last entry.
+/// How long the stream that nodes read later is kept after its last entry.
 pub(super) const KEPT: Duration = Duration::from_hours(1);
+/// How long the entries of the other stream are kept, which may have messages: those that are older than
+/// [`SEND_MAX_AGE`](super::event::SEND_MAX_AGE) are skipped.
+const SENDS_KEPT: Duration = Duration::from_mins(1);
 /// The number of entries of each stream that are read at once.
 const BATCH: usize = 100;
 
-/// Returns the commands that write an event.
+/// The scripts of the streams.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    send: Script,
+    ends: Script,
+}
+
+impl Scripts {
+    /// Creates the scripts.
+    pub(super) fn new() -> Self {
+        Self { send: Script::new(include_str!("send.lua")), ends: Script::new(include_str!("ends.lua")) }
+    }
+
+    /// Returns the script that writes an event which only nodes need that read it at once.
+    pub(super) fn send(&self, streams: &[String; 2], instance: &str, event: Event) -> ScriptInvocation<'_> {
+        let [_, sends] = streams;
+        let Fields { kind, text, payload } = event.fields();
+        let mut call = self.send.key(sends);
+        call.arg(SENDS_MAX).arg(millis(SENDS_KEPT)).arg(instance).arg(kind).arg(text).arg(payload);
+        call
+    }
+}
+
+/// Returns the commands that write an event which nodes read later, too.
 pub(super) fn write(streams: &[String; 2], instance: &str, event: Event) -> Pipeline {
-    let [control, sends] = streams;
-    let (key, length) = if event.is_short_lived() { (sends, SENDS_MAX) } else { (control, CONTROL_MAX) };
+    let [key, _] = streams;
     let Fields { kind, text, payload } = event.fields();
     let mut commands = redis::pipe();
-    commands.cmd("XADD").arg(key).arg("MAXLEN").arg("~").arg(length).arg("*");
+    commands.cmd("XADD").arg(key).arg("MAXLEN").arg("~").arg(CONTROL_MAX).arg("*");
     commands.arg("n").arg(instance).arg("k").arg(kind).arg("d").arg(text);
     if !payload.is_empty() {
         commands.arg("p").arg(payload);
@@ -37,17 +62,17 @@ pub(super) fn write(streams: &[String; 2], instance: &str, event: Event) -> Pipe
 pub(super) struct Positions(Option<[EntryId; 2]>);
 
 impl Positions {
-    /// Continues at a server that was away, or begins behind the last entries. Returns whether events may have been
-    /// missed.
-    pub(super) async fn resume(&mut self, streams: &[String; 2], connection: &mut Connection) -> RedisResult<bool> {
-        let mut commands = redis::pipe();
-        for stream in streams {
-            commands.cmd("XRANGE").arg(stream).arg("-").arg("+").arg("COUNT").arg(1);
-            commands.cmd("XREVRANGE").arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
-        }
-        let answers: Vec<Value> = commands.query_async(connection).await?;
-        let ends: Vec<Option<EntryId>> =
-            answers.iter().map(|answer| entries(answer).first().map(|entry| entry.id)).collect();
+    /// Continues at a server that was away or may have lost its streams, or begins behind the last entries. Returns
+    /// whether events may have been missed.
+    pub(super) async fn resume(
+        &mut self,
+        scripts: &Scripts,
+        streams: &[String; 2],
+        connection: &mut Connection,
+    ) -> RedisResult<bool> {
+        let [control, sends] = streams;
+        let answers: Vec<Value> = scripts.ends.key(control).key(sends).invoke_async(connection).await?;
+        let ends: Vec<Option<EntryId>> = answers.iter().map(EntryId::parse).collect();
         let [first, last, first_send, last_send] = *ends.as_slice() else { return Ok(true) };
         let known = self.0;
         let (control, has_missed) = resume(known.map(|[control, _]| control), first, last);

@@ -37,7 +37,7 @@ pub struct ClusterConfig {
     pub roots: Roots,
     /// The secret that all nodes have: at least 32 bytes.
     pub secret: Option<Zeroizing<Vec<u8>>>,
-    /// The start of the names of all keys and channels: 1 to 64 visible ASCII characters without `{` and `}`, which mark
+    /// The start of the names of all keys: 1 to 64 visible ASCII characters without `{` and `}`, which mark
     /// the hash tags of Redis Cluster.
     pub prefix: Arc<str>,
     /// How long an upgrade waits for an answer of the servers.
@@ -152,7 +152,7 @@ fn warn_of_servers(section: &Section<'_>, servers: &Located<ClusterServers>) {
     if let Some(ip) = servers.exposed() {
         section.diagnostics.push(
             Diagnostic::warning(servers.span.clone(), format!("the connection to {ip} is not encrypted"))
-                .label("the password and the state of all nodes would cross the network unencrypted")
+                .label("the password, subjects and messages would cross the network unencrypted")
                 .help("use TLS, as in \"rediss://redis.example.com\", or a loopback or private address"),
         );
     }

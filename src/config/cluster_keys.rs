@@ -23,14 +23,16 @@ keys! {
         "A file with a secret of at least 32 bytes that all nodes have: it seals TLS session tickets, so that clients resume at \
          any node; absent: tickets are accepted only by the node that made them.";
     CLUSTER_PREFIX = "cluster" "prefix", Text, Value("\"tollgate:\""),
-        "The start of the names of all keys and channels on the servers: 1 to 64 visible ASCII characters without { and }.";
+        "The start of the names of all keys on the servers: 1 to 64 visible ASCII characters without { and }.";
     CLUSTER_TIMEOUT = "cluster" "timeout", span(Duration::from_millis(10), Duration::from_secs(5)), Value("\"200ms\""),
-        "How long an upgrade waits for an answer of the servers; then `on_outage` decides.";
+        "How long an upgrade waits for an answer of the servers before it is refused with 503. After three late answers in a row \
+         `on_outage` applies until they answer in time.";
     CLUSTER_NODE_TIMEOUT = "cluster" "node_timeout", span(Duration::from_secs(3), Duration::from_mins(10)), Value("\"15s\""),
         "How long a node may be silent before the others take it for dead, and its slots are free again.";
     CLUSTER_SHARE = "cluster" "share", StringList, Value("[\"quotas\", \"slots\", \"revocations\", \"sessions\"]"),
         "What the nodes share: `quotas`, the rates by subject and address; `slots`, `sessions_per_subject` and \
          `sessions_per_address`; `revocations`; `sessions`, where they are listed, closed and sent to.";
     CLUSTER_ON_OUTAGE = "cluster" "on_outage", Choice(&["local", "refuse"]), Value("\"local\""),
-        "While the servers do not answer: each node enforces its share of the limits, or refuses new sessions with 503.";
+        "While the servers do not answer, each node enforces its share of the limits; or it refuses new sessions at routes with \
+         limits that `slots` shares with 503, and is not ready.";
 }

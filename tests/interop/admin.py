@@ -345,7 +345,7 @@ no_sessions()
 with suite.check("close by a filter closes those that match, by default with 1008 and a reason"):
     with connect() as client, connect("/other") as other:
         answer = curl("/v1/sessions/close", method="POST", body={"filter": {"route": "echo"}})
-        equal((answer.status, answer.json), (202, {"selected": 1, "nodes": None}))
+        equal((answer.status, answer.json), (202, {"selected": 1}))
         try:
             client.recv(timeout=SECONDS)
             raise AssertionError("the session is open")
@@ -358,7 +358,7 @@ no_sessions()
 with suite.check("messages reach the clients that match"):
     with connect() as client, connect("/other") as other:
         answer = curl("/v1/sessions/send", method="POST", body={"filter": {"route": "echo"}, "text": "grüße"})
-        equal((answer.status, answer.json, client.recv(timeout=SECONDS)), (202, {"selected": 1, "nodes": None}, "grüße"))
+        equal((answer.status, answer.json, client.recv(timeout=SECONDS)), (202, {"selected": 1}, "grüße"))
         binary = base64.b64encode(bytes(range(256))).decode()
         curl("/v1/sessions/send", method="POST", body={"filter": {"all": True}, "binary": binary})
         equal((client.recv(timeout=SECONDS), other.recv(timeout=SECONDS)), (bytes(range(256)), bytes(range(256))))

@@ -6,6 +6,7 @@ nodes, outages of the server, and lost data. The bounds that the documentation s
 
 import asyncio
 import contextlib
+import http.client
 import os
 import signal
 import statistics
@@ -267,7 +268,16 @@ with suite.check("with on_outage = \"refuse\" new sessions get a 503 with Retry-
     strict = Nodes(secrets, directory, other, count=1, name="strict", cluster='on_outage = "refuse"')
     loose = Nodes(secrets, directory, other, count=1, name="oldest", cluster='prefix = "oldest:"\non_outage = "refuse"', mode="close_oldest")
 
+    def readiness(some):
+        """Returns the status of `/readyz`, and whether it names the key that decided it."""
+        connection = http.client.HTTPConnection("127.0.0.1", some.metrics_ports[0], timeout=30)
+        with contextlib.closing(connection):
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            return answer.status, b"on_outage" in answer.read()
+
     async def refuse_all():
+        equal([readiness(some) for some in (strict, loose)], [(200, False)] * 2)
         session = await strict.open(0, "/subject", "ada")
         equal(session.status, 101)
         other.stop()
@@ -277,6 +287,7 @@ with suite.check("with on_outage = \"refuse\" new sessions get a 503 with Retry-
             equal(refused.status, 503)
             assert "\r\nretry-after: " in refused.head.lower(), refused.head
             equal((await some.settled(0, "/plain")).status, 101)
+            equal(await asyncio.to_thread(readiness, some), (503, True))
         equal(await session.is_open(), True)
 
     nodes.run(refuse_all())

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import statistics
 import threading
 import time
@@ -23,6 +24,8 @@ from harness import Suite, equal
 FULL = os.environ.get("TOLLGATE_CLUSTER") == "full"
 TRIALS = 200 if FULL else 20
 SENT_TO = 3000 if FULL else 300
+# The number of upgrades of a node, and of the closes during each.
+UPGRADES, UPGRADED = (8, 200) if FULL else (3, 60)
 
 suite = Suite("cluster_events")
 harness.many_files()
@@ -124,6 +127,11 @@ async def revoke(node, subject):
     status, answer = await ask(node, "POST", "/v1/revocations", {"auth": "users", "subject": subject})
     equal(status, 201)
     return answer
+
+
+def kill(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
 
 
 def is_admitted(node, subject):
@@ -241,6 +249,33 @@ with suite.check("a server that loses its data gets the revocations again"):
     second.start()
     equal(is_admitted(second, "stays"), False)
     wait_for_nodes(nodes)
+
+with suite.check("streams that begin anew with earlier entries are read on, and nothing is lost but what was sent meanwhile"):
+    async def begin_anew():
+        sessions = await connect_all([(node, subject) for subject in ("anew", "then") for node in nodes])
+        later = int(time.time() * 1000) + 3_600_000
+        for stream in ("control", "sends"):
+            redis.ask("XADD", f"tollgate:1:{{events}}:{stream}", f"{later}-0", "n", "other", "k", "load", "d", "")
+        # All nodes have read the entries when they have done what follows them.
+        await revoke(first, "read")
+        await asyncio.to_thread(wait_until, lambda: not any(is_admitted(node, "read") for node in nodes), "the revocation is known")
+        redis.ask("DEL", "tollgate:1:{events}:control", "tollgate:1:{events}:sends")
+        begun = time.monotonic()
+        await revoke(first, "anew")
+        ends = [await closed(session) for session in sessions[:3]]
+        equal([end[:2] for end in ends], [(1008, "revoked")] * 3)
+        took = max(end[2] for end in ends) - begun
+        await asyncio.sleep(max(0, begun + 6 - time.monotonic()))
+        for number, node in enumerate(nodes):
+            body = {"filter": {"subject": "then"}, "text": str(number)}
+            equal((await ask(node, "POST", "/v1/sessions/send", body))[0], 202)
+        for session in sessions[3:]:
+            equal(sorted([await asyncio.wait_for(session.recv(), 5) for _ in nodes]), ["0", "1", "2"])
+        equal((await ask(first, "POST", "/v1/sessions/close", {"filter": {"subject": "then"}}))[0], 202)
+        equal([(await closed(session))[0] for session in sessions[3:]], [1008] * 3)
+        return took
+
+    suite.note(f"a revocation after the streams began anew with the clock an hour back reached the last node in {asyncio.run(begin_anew()):.1f} s")
 
 with suite.check("a close by subject at one node closes the sessions of all nodes, and no others"):
     async def close_all():
@@ -360,6 +395,32 @@ with suite.check(f"messages to {SENT_TO} sessions of three nodes arrive exactly 
     last = asyncio.run(send())
     suite.note(f"4 messages to {SENT_TO} sessions each: the last one arrived {last * 1000:.0f} ms after the first request")
 
+with suite.check("messages are gone from the server a minute after the last one, and closes are kept for longer"):
+    lives = [int(redis.ask("PTTL", f"tollgate:1:{{events}}:{stream}")) for stream in ("sends", "control")]
+    equal((0 < lives[0] <= 60_000, 60_000 < lives[1] <= 3_600_000), (True, True))
+
+with suite.check("closes while a node is upgraded end all of its sessions"):
+    async def close_during():
+        subjects = [f"upgraded-{number}" for number in range(UPGRADED)]
+        sessions = await connect_all([(upgraded, subject) for subject in subjects for _ in range(3)])
+        ending = [asyncio.create_task(closed(session, 30)) for session in sessions]
+        upgrading = asyncio.create_task(ask(upgraded, "POST", "/v1/upgrade", {}))
+        for subject in subjects:
+            equal((await ask(first, "POST", "/v1/sessions/close", {"filter": {"subject": subject}, "code": 4003}))[0], 202)
+        status, report = await upgrading
+        equal(status, 200)
+        harness._cleanup.callback(kill, report["pid"])
+        codes = [end[0] for end in await asyncio.gather(*ending)]
+        equal(codes.count(4003), len(codes))
+        return report["moved"]
+
+    upgraded = Node(5, configuration, directory, redis.port, f'secret_file = "{secret}"\n')
+    wait_for_nodes([*nodes, upgraded])
+    moved = [asyncio.run(close_during()) for _ in range(UPGRADES)]
+    suite.note(f"{UPGRADES} upgrades, each with {UPGRADED} closes at another node meanwhile: {moved} of {3 * UPGRADED} sessions had moved")
+    kill(upgraded.ask("GET", "/v1/info")[1]["pid"])
+    wait_until(lambda: len(first.nodes()["nodes"]) <= 3, "the node is dead")
+
 with suite.check("a message that is too large for a cluster is refused"):
     status, problem = first.ask("POST", "/v1/sessions/send", {"all": True, "text": "x" * (64 * 1024 + 1)})
     equal((status, problem["detail"]), (413, "a message to the sessions of a cluster may have at most 64 KiB"))
@@ -457,7 +518,7 @@ with suite.check("without its server each node goes on by itself, with few lines
     async def alone():
         sessions = await connect_all([(node, "alone") for node in nodes])
         status, answer = await ask(first, "POST", "/v1/sessions/close", {"filter": {"subject": "alone"}})
-        equal((status, answer), (202, {"selected": 1, "nodes": None}))
+        equal((status, answer), (202, {"selected": 1}))
         equal((await closed(sessions[0]))[:2], (1008, "closed by an operator"))
         equal([await is_open(session) for session in sessions[1:]], [True] * 2)
         equal((await revoke(second, "alone"))["cluster"], False)

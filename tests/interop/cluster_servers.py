@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import signal
 import time
 
@@ -78,14 +79,14 @@ def exercise(nodes, subject):
 def check_online(node):
     file = directory / f"{node.proxy.name}.toml"
     done = harness.run(harness.BINARY, "check", "--online", "--config", file)
-    assert "answers, and runs scripts" in done.stdout, done.stdout + done.stderr
+    assert "answers, and runs the commands of a node" in done.stdout, done.stdout + done.stderr
 
 
 with suite.check("a server with TLS and a user that may use only keys with the prefix"):
     port = harness.free_port()
     (directory / "users.acl").write_text(
-        f"user default off\nuser tollgate on >{PASSWORD} ~tollgate:* &tollgate:* -@all +@scripting +@connection +@read +@write "
-        "+@stream +@transaction +time\n")
+        f"user default off\nuser tollgate on >{PASSWORD} ~tollgate:* resetchannels -@all +@read +@write +@scripting "
+        "+@connection +time -@dangerous\n")
     (directory / "redis-password").write_text(f"{PASSWORD}\n")
     os.chmod(directory / "redis-password", 0o600)
     tls = Redis(directory, "--port", 0, "--tls-port", port, "--tls-cert-file", directory / "localhost.pem", "--tls-key-file",
@@ -107,6 +108,24 @@ with suite.check("another password is refused, and the log has no password"):
     assert "not-the-password" not in node.proxy.output()
     node.proxy.stop()
     tls.process.stop()
+
+with suite.check("check --online says what a server refuses"):
+    (directory / "few.acl").write_text(
+        f"user default on >{PASSWORD} ~* +@all\nuser no-xread on >{PASSWORD} ~tollgate:* +@all -xread\n"
+        f"user no-hgetall on >{PASSWORD} ~tollgate:* +@all -hgetall\nuser elsewhere on >{PASSWORD} ~other:* +@all\n")
+    few = Redis(directory, "--aclfile", directory / "few.acl")
+    login = f'password_file = "{directory}/redis-password"\n'
+    for scheme, keys, expected in (
+            ("redis", login, None), ("redis", "", "`password_file`"), ("rediss", f'ca = "{secrets.ca}"\n', "without TLS"),
+            ("redis", f'username = "no-xread"\n{login}', "'xread'"), ("redis", f'username = "no-hgetall"\n{login}', "HGETALL"),
+            ("redis", f'username = "elsewhere"\n{login}', "the ACL of the user"),
+            ("redis", f'username = "nobody"\n{login}', "no such user")):
+        file = directory / "few.toml"
+        file.write_text(f'{configuration}\n[cluster]\nurl = "{scheme}://localhost:{few.port}"\n{keys}')
+        done = subprocess.run([harness.BINARY, "check", "--online", "--config", file], capture_output=True, text=True, timeout=60)
+        assert ("runs the commands of a node" in done.stdout) == (expected is None), done.stdout + done.stderr
+        assert (expected or "") in done.stderr and PASSWORD not in done.stdout + done.stderr, done.stderr
+    few.process.stop()
 
 with suite.check("a Unix socket"):
     local = Redis(directory, "--port", 0, "--unixsocket", directory / "redis.sock", socket=directory / "redis.sock")

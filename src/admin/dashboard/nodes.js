@@ -47,7 +47,7 @@ function nodeFindings(answers, nodes) {
   if (typeof answers !== 'boolean') return [];
   const found = [];
   if (!answers) {
-    const text = 'The server of the cluster does not answer: this node enforces its limits without it.';
+    const text = 'The server of the cluster does not answer: on_outage of this node applies.';
     found.push({ key: 'cluster', level: 'bad', href: '#/config', text });
   }
   for (const { id, name } of markedNodes(nodes).filter(({ differs }) => differs)) {

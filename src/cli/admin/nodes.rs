@@ -38,7 +38,7 @@ fn list(answer: &Value) -> String {
         Some(age) => format!("as of {} ago", output::span(age)),
         None => "never read".to_owned(),
     };
-    let state = if is_up { "answers" } else { "does not answer: this node enforces its limits without it" };
+    let state = if is_up { "answers" } else { "does not answer: `on_outage` applies" };
     format!("{}The server {state}. List of nodes {age}.\n", output::table(&COLUMNS, &rows))
 }
 
@@ -75,6 +75,10 @@ mod tests {
         assert_eq!(lines[2], ["2-b", "host", "0.0.0.0:443", "1", "bb", "(differs)", "2", "30", "1.5s"]);
         assert!(got.ends_with("The server answers. List of nodes as of 3.0s ago.\n"), "{got}");
         assert!(list(&json!({ "server_answers": null, "nodes": [] })).contains("no cluster"));
-        assert!(list(&json!({ "server_answers": false, "nodes": [] })).contains("never read"));
+        let away = list(&json!({ "server_answers": false, "nodes": [] }));
+        assert!(
+            away.ends_with("The server does not answer: `on_outage` applies. List of nodes never read.\n"),
+            "{away}"
+        );
     }
 }

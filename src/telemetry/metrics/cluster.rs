@@ -9,7 +9,7 @@ pub(super) const UP: Definition = Definition {
     kind: Kind::Gauge,
     labels: &[],
     unit: None,
-    help: "1 if the server of the `[cluster]` section answers, 0 if this node enforces its limits without it",
+    help: "1 if the server of the `[cluster]` section answers, 0 if its `on_outage` applies",
     collect: |scrape, samples| {
         if let Some(cluster) = &scrape.gauges.cluster {
             samples.count([], u64::from(cluster.is_up));
