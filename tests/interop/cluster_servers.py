@@ -121,7 +121,8 @@ with suite.check("check --online says what a server refuses"):
             ("redis", f'username = "elsewhere"\n{login}', "the ACL of the user"),
             ("redis", f'username = "nobody"\n{login}', "no such user")):
         file = directory / "few.toml"
-        file.write_text(f'{configuration}\n[cluster]\nurl = "{scheme}://localhost:{few.port}"\n{keys}')
+        text = configuration.replace("@PORT@", str(harness.free_port()))
+        file.write_text(f'{text}\n[cluster]\nurl = "{scheme}://localhost:{few.port}"\n{keys}')
         done = subprocess.run([harness.BINARY, "check", "--online", "--config", file], capture_output=True, text=True, timeout=60)
         assert ("runs the commands of a node" in done.stdout) == (expected is None), done.stdout + done.stderr
         assert (expected or "") in done.stderr and PASSWORD not in done.stdout + done.stderr, done.stderr
