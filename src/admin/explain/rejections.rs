@@ -300,9 +300,9 @@ fn cluster_unavailable() -> Words {
     words(
         "The server of the cluster counts the sessions of this client on all nodes. It does not answer, or not in time, \
          and the configuration refuses further sessions then.",
-        "Check that the server runs and that this machine reaches it. A cluster may instead divide the limits among its \
-         nodes while the server is away.",
-        &[],
+        "Check that the server runs and that this machine reaches it. With `on_outage = \"local\"` the nodes divide the \
+         limits while it is away; a higher `timeout` waits longer for a server that is slow.",
+        &[keys::CLUSTER_ON_OUTAGE, keys::CLUSTER_TIMEOUT],
     )
 }
 
