@@ -1,5 +1,6 @@
 //! The connection to the server, and whether the server answers. While it does not, no caller waits for it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,16 @@ pub struct Link {
     state: watch::Sender<u64>,
     /// The log lines about answers that are errors.
     errors: LogLimit,
+    outcomes: Outcomes,
+}
+
+/// The numbers of requests to the server, by outcome.
+#[derive(Debug, Default)]
+struct Outcomes {
+    answered: AtomicU64,
+    late: AtomicU64,
+    refused: AtomicU64,
+    away: AtomicU64,
 }
 
 impl Link {
@@ -70,7 +81,16 @@ impl Link {
             lost: Notify::new(),
             state: watch::Sender::new(0),
             errors: LogLimit::new(ERRORS_LOGGED),
+            outcomes: Outcomes::default(),
         }
+    }
+
+    /// Returns the numbers of requests since the start: those that were answered, had no answer in time, were answered with
+    /// an error, and could not be sent or lost their connection.
+    pub fn outcomes(&self) -> [(&'static str, u64); 4] {
+        let Outcomes { answered, late, refused, away } = &self.outcomes;
+        [("answered", answered), ("late", late), ("refused", refused), ("away", away)]
+            .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
     }
 
     /// Whether the server answers.
@@ -122,8 +142,25 @@ impl Link {
         self.ask(self.config.timeout, async |connection: Connection| connection.each(commands).await).await
     }
 
-    /// Waits for an answer.
+    /// Waits for an answer, and counts the outcome.
     async fn ask<T>(&self, wait: Duration, ask: impl AsyncFnOnce(Connection) -> RedisResult<T>) -> Result<T, AskError> {
+        let answer = self.answer(wait, ask).await;
+        let count = match &answer {
+            Ok(_) => &self.outcomes.answered,
+            Err(AskError::Late) => &self.outcomes.late,
+            Err(AskError::Refused) => &self.outcomes.refused,
+            Err(AskError::Away) => &self.outcomes.away,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        answer
+    }
+
+    /// Waits for an answer.
+    async fn answer<T>(
+        &self,
+        wait: Duration,
+        ask: impl AsyncFnOnce(Connection) -> RedisResult<T>,
+    ) -> Result<T, AskError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let connection = connection.ok_or(AskError::Away)?;
         let generation = *self.state.borrow();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::balance::Pool;
 use crate::cluster::handle::Cluster;
+use crate::cluster::leases::LeaseExchange;
 use crate::front::gateway::Gateway;
 use crate::front::listeners::AcmeSection;
 use crate::runtime::clock;
@@ -30,7 +31,13 @@ fn acme(section: &AcmeSection, now: Duration) -> AcmeGauges {
 
 fn cluster(cluster: &Cluster) -> ClusterGauges {
     let nodes = u64::try_from(cluster.nodes.count()).unwrap_or(u64::MAX);
-    ClusterGauges { is_up: cluster.link.is_up(), nodes }
+    let leases = cluster.leases.as_ref().map_or(0, LeaseExchange::held);
+    ClusterGauges {
+        is_up: cluster.link.is_up(),
+        nodes,
+        requests: cluster.link.outcomes(),
+        leases: u64::try_from(leases).unwrap_or(u64::MAX),
+    }
 }
 
 /// Returns the values of an upstream whose servers are discovered.

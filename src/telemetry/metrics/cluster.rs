@@ -30,3 +30,32 @@ pub(super) const NODES: Definition = Definition {
         }
     },
 };
+
+/// The requests to the server.
+pub(super) const REQUESTS: Definition = Definition {
+    name: "tollgate_cluster_requests_total",
+    kind: Kind::Counter,
+    labels: &["outcome"],
+    unit: None,
+    help: "Requests of this node to the server of the cluster, by outcome: `answered`, `late`, `refused` with an error, or \
+           `away` without a connection",
+    collect: |scrape, samples| {
+        for (outcome, count) in scrape.gauges.cluster.iter().flat_map(|cluster| cluster.requests) {
+            samples.count([outcome], count);
+        }
+    },
+};
+
+/// The leases of quotas.
+pub(super) const LEASES: Definition = Definition {
+    name: "tollgate_cluster_leases",
+    kind: Kind::Gauge,
+    labels: &[],
+    unit: None,
+    help: "Quotas of which this node has a lease, or asks for one",
+    collect: |scrape, samples| {
+        if let Some(cluster) = &scrape.gauges.cluster {
+            samples.count([], cluster.leases);
+        }
+    },
+};

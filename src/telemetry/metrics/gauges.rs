@@ -69,6 +69,10 @@ pub struct ClusterGauges {
     pub is_up: bool,
     /// The number of nodes that are not dead.
     pub nodes: u64,
+    /// The numbers of requests to the server, by outcome.
+    pub requests: [(&'static str, u64); 4],
+    /// The number of quotas of which this node has a lease, or asks for one.
+    pub leases: u64,
 }
 
 /// A route. It has no values of its own, but series even without sessions.

@@ -326,6 +326,8 @@ pub static TABLE: &[Definition] = &[
     acme::ORDERS,
     cluster::UP,
     cluster::NODES,
+    cluster::REQUESTS,
+    cluster::LEASES,
     Definition {
         name: "tollgate_log_lines_dropped_total",
         kind: Kind::Counter,

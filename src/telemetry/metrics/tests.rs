@@ -100,7 +100,12 @@ fn the_text_of_a_process_is_exact() {
             issued: 3,
             failed: 2,
         }],
-        cluster: Some(ClusterGauges { is_up: true, nodes: 3 }),
+        cluster: Some(ClusterGauges {
+            is_up: true,
+            nodes: 3,
+            requests: [("answered", 40), ("late", 2), ("refused", 1), ("away", 3)],
+            leases: 5,
+        }),
         routes: vec![RouteGauges { route: "idle".into(), upstream: "up".into() }],
         upstreams: vec![UpstreamGauges { upstream: "up".into(), queued: 3 }],
         servers: vec![server("a:1", 0), server("b:1", 7)],
