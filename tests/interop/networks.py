@@ -29,7 +29,7 @@ ONE = {**BEAT, "sessions_per_subject": "1"}
 ROUTES = {
     "plain": {},
     "block": {"on_slow_client": '"block"'},
-    "close": {"on_slow_client": '"close"', "write_timeout": '"1s"', "close_timeout": '"1s"'},
+    "close": {"on_slow_client": '"close"', "write_timeout": '"2s"', "close_timeout": '"1s"'},
     "drop": {"on_slow_client": '"drop_oldest"', "slow_client_buffer": '"64KiB"'},
     "patient": {"ping_interval": '"1s"', "pong_timeout": '"4s"'},
     "beat": BEAT,
@@ -103,14 +103,15 @@ async def blocked():
 
 
 async def closed_as_slow():
-    session, begun = await slow_client("close", 4000, 1000, 2000 * KBIT, lambda session: session.served.end)
+    session, begun = await slow_client("close", 4000, 1000, 400 * KBIT, lambda session: session.served.end)
     equal(session.served.end, "1008 slow consumer")
     line = await setting.log_line(session.path)
     equal((line["code"], line["by"]), (1008, "tollgate"))
-    within(session.served.ended_at - begun, 1, 3 + SLACK)
+    # What the kernel holds unsent, 64 KiB, and what is on its way take more than write_timeout at this rate.
+    within(session.served.ended_at - begun, 2, 20 + SLACK)
     await until(lambda: session.end, "the client sees the end")
     equal(session.numbers, list(range(len(session.numbers))))
-    return (f"close: after {session.served.ended_at - begun:.1f} s at 2 Mbit/s the server saw {session.served.end!r}, and the client"
+    return (f"close: after {session.served.ended_at - begun:.1f} s at 400 kbit/s the server saw {session.served.end!r}, and the client"
             f" {session.end!r} after {session.ended_at - begun:.1f} s and {len(session.numbers)} whole messages")
 
 
