@@ -28,8 +28,10 @@ const KEPT: Duration = Duration::from_hours(1);
 const REFRESH: Duration = Duration::from_mins(20);
 /// The interval at which some slots are looked at.
 const LOOK: Duration = Duration::from_secs(10);
-/// The pause between two rounds over all slots. After a round that failed it is twice the one before.
+/// The pause after a round that failed. It is twice the one before after each further one.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The time in which releases are gathered for one round trip. A client that returns at once needs its slot back.
+const GATHER: Duration = Duration::from_millis(5);
 /// The maximum number of slots that are released or registered in one round trip.
 const BATCH: usize = 500;
 /// The age of the last writes that a server may have lost when its connection was lost: it replicates them later.
@@ -223,7 +225,7 @@ impl Slots {
             }
             pause = PAUSE;
             // What is added at the same time is sent together.
-            sleep(PAUSE).await;
+            sleep(GATHER).await;
             tokio::select! {
                 () = self.registry.pending.notified() => {}
                 () = sleep(LOOK) => {}

@@ -103,7 +103,7 @@ with suite.check("another password is refused, and the log has no password"):
     (directory / "other-password").write_text("not-the-password-of-redis\n")
     os.chmod(directory / "other-password", 0o600)
     node = Node("refused", configuration, directory, section=section.replace("redis-password", "other-password"))
-    wait_until(lambda: "server is away" in node.proxy.output(), "the server is away")
+    wait_until(lambda: "server cannot be used" in node.proxy.output(), "the server refuses the password")
     equal(node.nodes()["server_answers"], False)
     assert "not-the-password" not in node.proxy.output()
     node.proxy.stop()
