@@ -1,8 +1,8 @@
 //! State that several nodes share through a Redis or Valkey server. Nothing that a frame needs waits for that server.
 //!
-//! [`connect`] opens connections, [`check`](mod@check) tries what a node needs, [`link`] knows whether the server answers, [`nodes`] keeps the node registered,
-//! [`slots`] counts the sessions of a client on all nodes, and [`events`] tells the nodes of revocations and of operations of
-//! the API.
+//! [`connect`] opens connections, [`check`](mod@check) tries what a node needs, [`link`] knows whether the server answers,
+//! [`nodes`] keeps the node registered, [`leases`] carries the shares of quotas, [`slots`] counts the sessions of a client on
+//! all nodes, and [`events`] tells the nodes of revocations and of operations of the API.
 
 pub mod check;
 pub mod connect;

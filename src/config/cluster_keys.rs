@@ -21,7 +21,8 @@ keys! {
         "The roots of the servers' certificates: `system`, or a file with certificates in PEM.";
     CLUSTER_SECRET_FILE = "cluster" "secret_file", File, Nothing,
         "A file with a secret of at least 32 bytes that all nodes have: it seals TLS session tickets, so that clients resume at \
-         any node; absent: tickets are accepted only by the node that made them.";
+         any node, and fresh tokens for other nodes; absent: tickets are accepted, and sessions renewed, only by the node that \
+         made them.";
     CLUSTER_PREFIX = "cluster" "prefix", Text, Value("\"tollgate:\""),
         "The start of the names of all keys on the servers: 1 to 64 visible ASCII characters without { and }.";
     CLUSTER_TIMEOUT = "cluster" "timeout", span(Duration::from_millis(10), Duration::from_secs(5)), Value("\"200ms\""),

@@ -133,8 +133,8 @@ keys! {
         "How long a connection stays open between two ordinary requests.";
     BODY_TIMEOUT = "listener" "body_timeout", span(MS_100, HOUR), Value("\"30s\""),
         "How long a client may send nothing of the body of an ordinary request; then it gets a 408. Once Tollgate has waited for \
-         the body longer than this, it must have received at least 512 bytes for each further second of waiting. What arrives \
-         faster allows for as much again, not for more.";
+         the body longer than this, it must have received at least 512 bytes for each further second of waiting. Bytes \
+         that arrive faster earn one further such time at most.";
     REQUESTS_PER_CONNECTION = "listener" "requests_per_connection", number(1, COUNT_MAX), Value("1000"),
         "Number of ordinary requests after which a connection closes.";
     REDIRECT = "listener" "redirect", Choice(&["off", "https"]), Value("\"off\""),
