@@ -187,6 +187,17 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
+    /// Takes up to this many bytes: of those that were read before, or of one read.
+    pub fn take_up_to(&mut self, len: usize) -> Vec<u8> {
+        if self.pending.is_empty()
+            && let Some(end) = self.more()
+        {
+            panic!("{end:?} end, where more bytes were expected");
+        }
+        let rest = self.pending.split_off(len.min(self.pending.len()));
+        std::mem::replace(&mut self.pending, rest)
+    }
+
     /// Reads exactly this many bytes.
     pub fn take(&mut self, len: usize) -> Vec<u8> {
         while self.pending.len() < len {
