@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
@@ -134,7 +135,6 @@ impl HttpExchange<'_> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(OpenError::Broken(io::Error::other("a 101 that was not asked for")));
         }
-        // A server that wrongly sends a body here would answer the next request with it.
         let has_no_body = *self.request.head.method() == Method::HEAD
             || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if !has_no_body {
@@ -143,7 +143,9 @@ impl HttpExchange<'_> {
                 OpenError::Malformed(format!("the framing of the response is not accepted: {rule}"))
             })?;
         }
-        let may_stay = !config.proxy_protocol && !has_no_body;
+        // A server that wrongly sends the body that it announces would answer the next request with it.
+        let may_be_followed = !has_no_body || !announces_body(response.headers());
+        let may_stay = !config.proxy_protocol && may_be_followed;
         let home = may_stay.then(|| Home {
             connections: Arc::clone(self.connections),
             pool: Arc::clone(pool),
@@ -180,6 +182,11 @@ impl HttpExchange<'_> {
 /// client, which chooses the method, the path and the body, can provoke the others.
 fn is_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// Whether a head that permits no body has the length of one.
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
 fn error_at(server: &Server, rejection: Rejection, detail: String) -> AskError {

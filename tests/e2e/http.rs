@@ -195,7 +195,7 @@ fn head_and_304_keep_the_length() {
     let answer = client.head();
     assert_eq!((answer.status(), answer.get("Content-Length")), (200, Some("1000")));
     client.get("/open/");
-    // Nothing follows a HEAD or a 304 on a connection to a server.
+    // Nothing follows an announced body that is not permitted.
     let mut server = upstream.accept();
     server.head();
     server.send(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 1000\r\nETag: \"x\"\r\n\r\n");

@@ -137,23 +137,30 @@ fn a_101_that_was_not_asked_for_is_not_repeated() {
     upstream.assert_untouched();
 }
 
-/// A server that wrongly sends a body after a head that permits none does not answer the next request with it.
+/// A server that wrongly sends the body that a head without one announces does not answer the next request with it.
 #[test]
-fn a_connection_to_a_server_carries_nothing_after_a_head_without_a_body() {
+fn a_connection_to_a_server_carries_nothing_after_a_body_that_is_announced_and_not_permitted() {
     let upstream = Upstream::bind();
     let gate = start("", &upstream);
     for (method, status) in [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Not Modified")] {
-        let mut client = Client::connect(&gate);
-        client.send(request(method, "/open/", "", "").as_bytes());
-        let mut server = upstream.accept();
-        server.message();
-        server.send(format!("HTTP/1.1 {status}\r\nETag: \"x\"\r\n\r\n").as_bytes());
-        client.head();
-        client.send(request("GET", "/open/", "", "").as_bytes());
-        let mut next = upstream.accept();
-        next.message();
-        next.respond("Connection: close\r\n", "right");
-        assert_eq!(client.message().body, "right", "{method} {status}");
+        for (announced, is_kept) in [
+            ("", true),
+            ("Content-Length: 0\r\n", true),
+            ("Content-Length: 5\r\n", false),
+            ("Transfer-Encoding: chunked\r\n", false),
+        ] {
+            let mut client = Client::connect(&gate);
+            client.send(request(method, "/open/", "", "").as_bytes());
+            let mut server = upstream.accept();
+            server.message();
+            server.send(format!("HTTP/1.1 {status}\r\nETag: \"x\"\r\n{announced}\r\n").as_bytes());
+            client.head();
+            client.send(request("GET", "/open/", "", "").as_bytes());
+            let mut next = if is_kept { server } else { upstream.accept() };
+            next.message();
+            next.respond("Connection: close\r\n", "right");
+            assert_eq!(client.message().body, "right", "{method} {status} {announced}");
+        }
     }
 }
 
