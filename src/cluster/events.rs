@@ -2,8 +2,9 @@
 //!
 //! They are entries of two streams at the server, which each node reads with a blocking command: a node that reads gets
 //! an entry as soon as it is written, as by a broadcast, and a node that was away reads on where it ended. Each process
-//! executes an entry at most once, and never its own; at the end of an upgrade it executes the closes of its time again. Revocations are kept in a set besides, for nodes that were away for
-//! longer than the streams reach. An operation that is read too late is skipped, see [`super::event`].
+//! executes an entry at most once, and never its own; at the end of an upgrade it executes the closes of its time again.
+//! Revocations are kept in a set besides, for nodes that were away for longer than the streams reach. An operation that
+//! is read too late is skipped, see [`super::event`].
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use redis::{Script, Value};
 use tokio::sync::{mpsc, watch};
 
 use super::event::{Entry, EntryId, Event, Operation, OperationKind, PAYLOAD_MAX_BYTES, TEXT_MAX_BYTES, entries};
+use super::event_counts::EventCounts;
 use super::keys::Keys;
 use super::link::{Link, Unavailable};
 use super::outbox::Outbox;
@@ -84,6 +86,7 @@ pub struct Events {
     /// Returns the time of the server in milliseconds.
     pub(super) clock: Script,
     pub(super) outbox: Mutex<Outbox>,
+    pub(super) counts: EventCounts,
     pub(super) notices: OnceLock<mpsc::Sender<Notice>>,
     pub(super) operations: OnceLock<mpsc::Sender<RemoteOperation>>,
     /// Whether the revocations of the cluster are known.
@@ -101,6 +104,7 @@ impl Events {
             scripts: Scripts::new(),
             clock: Script::new("local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000)"),
             outbox: Mutex::default(),
+            counts: EventCounts::default(),
             notices: OnceLock::new(),
             operations: OnceLock::new(),
             is_loaded: watch::Sender::new(!config.share.revocations),
@@ -120,6 +124,13 @@ impl Events {
         let (sender, receiver) = mpsc::channel(OPERATIONS_MAX);
         let _ = self.operations.set(sender);
         receiver
+    }
+
+    /// Returns the numbers of events by outcome: published here and taken by the server (`sent`) or not (`failed`), of
+    /// other nodes (`received`), among these the operations that were read too late (`expired`), and entries that are not
+    /// understood (`unknown`).
+    pub fn counts(&self) -> [(&'static str, u64); 5] {
+        self.counts.all()
     }
 
     /// Notes that the notices before [`Notice::Loaded`] were executed.
@@ -143,6 +154,7 @@ impl Events {
         let shared = SharedChange { change, made, end, is_event: true };
         self.outbox().add(shared.clone(), clock::now());
         let answer = link.script::<u8>(&self.set.script(&shared, true)).await;
+        self.counts.note_published(&answer);
         if answer.is_ok() {
             self.outbox().confirm(&shared, clock::now());
         }
@@ -188,6 +200,9 @@ impl Events {
     /// Hands an operation of another node over, if it concerns this one.
     pub(super) async fn hand_over(&self, operation: Operation, Published { age, read }: Published) {
         let is_current = self.config.share.sessions && operation.kind.is_current(age);
+        if self.config.share.sessions && !is_current {
+            self.counts.note_expired();
+        }
         if let Some(operations) = self.operations.get().filter(|_| is_current) {
             let published = read.checked_sub(age).unwrap_or(read);
             // The receiver ends with the process.
@@ -204,10 +219,13 @@ impl Events {
     }
 
     pub(super) async fn publish(&self, link: &Link, event: Event) -> Result<(), Unavailable> {
-        if event.is_short_lived() {
-            return link.script(&self.scripts.send(&self.streams, &self.instance, event)).await;
-        }
-        link.pipeline(&write(&self.streams, &self.instance, event)).await
+        let published = if event.is_short_lived() {
+            link.script(&self.scripts.send(&self.streams, &self.instance, event)).await
+        } else {
+            link.pipeline(&write(&self.streams, &self.instance, event)).await
+        };
+        self.counts.note_published(&published);
+        published
     }
 
     pub(super) fn outbox(&self) -> std::sync::MutexGuard<'_, Outbox> {

@@ -8,6 +8,7 @@ pub mod check;
 pub mod connect;
 pub mod directory;
 pub mod event;
+mod event_counts;
 pub mod events;
 pub mod handle;
 pub mod keys;

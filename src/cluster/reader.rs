@@ -147,9 +147,13 @@ impl Events {
         };
         let read = clock::now();
         for Entry { id, content } in entries {
+            match &content {
+                None => self.counts.note_unknown(),
+                Some((from, _)) if **from == *self.instance => continue,
+                Some(_) => self.counts.note_received(),
+            }
             match content {
                 None => reader.not_understood = reader.not_understood.saturating_add(1),
-                Some((from, _)) if *from == *self.instance => {}
                 Some((_, Event::Revocation(change))) if self.config.share.revocations => {
                     self.notify(change, store).await;
                 }
@@ -217,7 +221,11 @@ impl Events {
         }
         for _ in 0..CHANGES_AT_ONCE {
             let Some(change) = reader.backlog.front() else { break };
-            let is_stored: u8 = self.set.script(change, false).invoke_async(connection).await?;
+            let is_stored: RedisResult<u8> = self.set.script(change, false).invoke_async(connection).await;
+            if change.is_event {
+                self.counts.note_published(&is_stored);
+            }
+            let is_stored = is_stored?;
             if is_stored == 0 {
                 tracing::debug!("the cluster's set of revocations is full");
             }

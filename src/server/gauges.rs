@@ -37,6 +37,7 @@ fn cluster(cluster: &Cluster) -> ClusterGauges {
         nodes,
         requests: cluster.link.outcomes(),
         leases: u64::try_from(leases).unwrap_or(u64::MAX),
+        events: cluster.events.counts(),
     }
 }
 

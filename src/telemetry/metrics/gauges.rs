@@ -73,6 +73,8 @@ pub struct ClusterGauges {
     pub requests: [(&'static str, u64); 4],
     /// The number of quotas of which this node has a lease, or asks for one.
     pub leases: u64,
+    /// The numbers of events, by outcome.
+    pub events: [(&'static str, u64); 5],
 }
 
 /// A route. It has no values of its own, but series even without sessions.

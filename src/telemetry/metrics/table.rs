@@ -328,6 +328,7 @@ pub static TABLE: &[Definition] = &[
     cluster::NODES,
     cluster::REQUESTS,
     cluster::LEASES,
+    cluster::EVENTS,
     Definition {
         name: "tollgate_log_lines_dropped_total",
         kind: Kind::Counter,

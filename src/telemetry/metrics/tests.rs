@@ -105,6 +105,7 @@ fn the_text_of_a_process_is_exact() {
             nodes: 3,
             requests: [("answered", 40), ("late", 2), ("refused", 1), ("away", 3)],
             leases: 5,
+            events: [("sent", 9), ("failed", 1), ("received", 20), ("expired", 2), ("unknown", 0)],
         }),
         routes: vec![RouteGauges { route: "idle".into(), upstream: "up".into() }],
         upstreams: vec![UpstreamGauges { upstream: "up".into(), queued: 3 }],
