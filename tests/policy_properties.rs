@@ -353,6 +353,7 @@ fn route(model: &Model) -> Arc<Route> {
         refresh_path: None,
         http: false,
         hsts: None,
+        bypass_cors_preflight: false,
         server_header: false,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {

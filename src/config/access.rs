@@ -140,3 +140,24 @@ fn warn_of_shadowed(section: &Section<'_>, found: &[&Auth], texts: &[Located<Str
         );
     }
 }
+
+/// Reads `bypass_cors_preflight` of a route. `is_open`: the route needs no credential.
+pub(super) fn bypass_cors_preflight(section: &Section<'_>, has_http: bool, is_open: bool) -> Option<bool> {
+    let key = &keys::BYPASS_CORS_PREFLIGHT;
+    let is_set = section.flag(key)?.value;
+    let Some(span) = section.key_span(key).filter(|_| is_set) else { return Some(is_set) };
+    if section.key_span(&keys::ORIGINS).is_none() {
+        let message = format!("`{}` needs `{}`", key.name, keys::ORIGINS.name);
+        let label = "otherwise pages of every origin need no token";
+        section.diagnostics.push(Diagnostic::error(span, message).label(label));
+        return None;
+    }
+    let (condition, label) = match (has_http, is_open) {
+        (false, _) => ("without `http = true`", "this route serves no ordinary requests"),
+        (true, true) => ("with `auth = \"none\"`", "no request needs a token"),
+        (true, false) => return Some(true),
+    };
+    let message = format!("`{}` has no effect {condition}", key.name);
+    section.diagnostics.push(Diagnostic::warning(span, message).label(label));
+    Some(false)
+}

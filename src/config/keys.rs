@@ -34,8 +34,7 @@ keys! {
         "Maximum number of ordinary requests in progress, and of the connections that are kept for them; requests beyond it \
          are answered with 503.";
     MEMORY_MAX = "server" "memory_max", Size(64 << 20, 1 << 40, Allowed), Value("\"off\""),
-        "Resident memory of the process above which new sessions are answered with 503; they are admitted again below 95% of \
-         it.";
+        "Resident memory of the process above which new sessions are answered with 503; they are admitted again below 95%.";
     UPGRADE_RATE = "server" "upgrade_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
         "Rate limit on the upgrades, first requests and rejected requests of one client address; beyond it they get a 429.";
     UPGRADE_BURST = "server" "upgrade_burst", number(1, COUNT_MAX), Derived("the count of upgrade_rate"),
@@ -360,6 +359,8 @@ keys! {
     HSTS = "route" "hsts", Kind::Duration(SECOND, Duration::from_hours(2 * 366 * 24), Allowed), Value("\"off\""),
         "How long browsers use only TLS for the host: the `max-age` of `Strict-Transport-Security` (RFC 6797), in every \
          response of the route on a listener with TLS.";
+    BYPASS_CORS_PREFLIGHT = "route" "bypass_cors_preflight", Flag, Value("false"),
+        "Whether the preflight requests (Fetch standard) of pages of `origins` reach the upstream without a credential.";
     SERVER_HEADER = "route" "server_header", Flag, Value("false"),
         "Whether responses of the route name Tollgate in `Server`. That of the upstream is always removed.";
     REFRESH_PATH = "route" "refresh_path", Text, Nothing,

@@ -63,8 +63,7 @@ pub(super) fn read_all(
         &patterns.iter().map(Pattern::served).collect::<Vec<_>>(),
     );
     warn_of_unused(root, auths, upstreams, &used);
-    let routes: Vec<Option<RouteConfig>> = read.into_iter().map(|parts| parts.finish(upstreams)).collect();
-    routes.into_iter().collect()
+    read.into_iter().map(|parts| parts.finish(upstreams)).collect()
 }
 
 /// The keys of a route, each of which may be invalid. All of them are read before an invalid one discards the route.
@@ -80,6 +79,7 @@ struct Parts<'a> {
     addresses: Option<Addresses>,
     http: Option<bool>,
     hsts: Parsed<Option<Duration>>,
+    bypass_cors_preflight: Option<bool>,
     server_header: Option<bool>,
     refresh_path: Parsed<Option<Located<PathPattern>>>,
     on_removed: Option<OnRemoved>,
@@ -133,6 +133,7 @@ impl<'a> Parts<'a> {
             addresses: addresses(section),
             http,
             hsts: section.duration_or_off(&keys::HSTS).map(|hsts| hsts.value),
+            bypass_cors_preflight: access::bypass_cors_preflight(section, http == Some(true), open),
             server_header: section.flag(&keys::SERVER_HEADER).map(|server_header| server_header.value),
             refresh_path: refresh::read(section, &access),
             on_removed: on_removed(section),
@@ -174,6 +175,7 @@ impl<'a> Parts<'a> {
             addresses: self.addresses?,
             http: self.http?,
             hsts: self.hsts?,
+            bypass_cors_preflight: self.bypass_cors_preflight?,
             server_header: self.server_header?,
             refresh_path: self.refresh_path?.map(|path| path.value),
             on_removed: self.on_removed?,

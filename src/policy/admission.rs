@@ -180,6 +180,13 @@ impl<'a> Candidate<'a> {
         Ok(())
     }
 
+    /// Whether the request is a preflight request that needs no credential. The browser sends the request itself only if
+    /// the upstream permits it, and that one needs a credential.
+    fn is_preflight_passed(&self) -> bool {
+        let config = &self.route.config;
+        config.bypass_cors_preflight && self.facts.is_preflight() && config.origins.allow(self.facts.origin)
+    }
+
     /// Finds the evidence in the head of the request: the credential that the first section of the route recognises.
     /// That section alone decides, so an invalid token never reaches a section with weaker rules. A token that no
     /// section recognises goes to the first section that reads it, for its reason.
@@ -188,7 +195,7 @@ impl<'a> Candidate<'a> {
     /// If the route requires a token and the request has none, or has several that differ in one source.
     pub fn evidence(&self) -> Result<Evidence<'a>, Rejected> {
         let (methods, facts) = (self.route.auth.methods(), self.facts);
-        if methods.is_empty() {
+        if methods.is_empty() || self.is_preflight_passed() {
             return Ok(Evidence::None);
         }
         let mut first = None;
@@ -220,7 +227,7 @@ impl<'a> Candidate<'a> {
     pub fn authenticate(self, evidence: &Evidence<'_>, now: Clocks) -> Result<Authenticated<'a>, Rejected> {
         let (mut subject, mut token, mut answered, mut forwarded) = (None, None, None, None);
         let (method, claims) = match evidence {
-            Evidence::None if self.route.auth.is_open() => (None, None),
+            Evidence::None if self.route.auth.is_open() || self.is_preflight_passed() => (None, None),
             Evidence::None => return Err(self.reject(Rejection::NoToken)),
             Evidence::Token(method, verifier, text) => {
                 verifier.check_keys(now.instant).map_err(|error| self.reject_by(method, error.into()))?;

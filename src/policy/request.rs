@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use http::header::{HOST, ORIGIN};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Uri};
 
 use super::forwarded::{Client, Scheme};
@@ -79,6 +79,14 @@ impl<'a> RequestFacts<'a> {
             scheme: client.scheme,
             id,
         }
+    }
+
+    /// Whether it is a preflight request of a browser (Fetch standard, CORS protocol), which has no credential and no body.
+    pub fn is_preflight(&self) -> bool {
+        matches!(self.kind, RequestKind::Http(method) if *method == Method::OPTIONS)
+            && self.origin.is_some()
+            && self.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+            && ![CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| self.headers.contains_key(name))
     }
 
     /// Returns the facts of an ordinary request; `None` if it does not have exactly one `Host` (RFC 9112 section 3.2),

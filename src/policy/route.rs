@@ -144,6 +144,8 @@ pub struct RouteConfig {
     pub http: bool,
     /// How long browsers use only TLS for its host; `None`: as they please.
     pub hsts: Option<Duration>,
+    /// Whether preflight requests of its origins need no credential.
+    pub bypass_cors_preflight: bool,
     /// Whether its responses name Tollgate in `Server`.
     pub server_header: bool,
     /// The path at which a fresh token renews its open sessions. It has no placeholders.

@@ -216,6 +216,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         refresh_path: None,
         http: false,
         hsts: None,
+        bypass_cors_preflight: false,
         server_header: false,
         on_removed: OnRemoved::Drain,
         limits,

@@ -148,6 +148,45 @@ fn origins_apply_to_unsafe_methods() {
     upstream.assert_untouched();
 }
 
+/// A browser sends the preflight of a page of an origin of the route without the token that the request itself has.
+#[test]
+fn preflights_of_origins_of_the_route_need_no_token() {
+    let upstream = Upstream::bind();
+    let lines = "http = true\norigins = [\"https://good.example\"]\nbypass_cors_preflight = true";
+    let gate = Setup::new().route(lines).start(&upstream);
+    let (good, evil) = ("Origin: https://good.example\r\n", "Origin: https://evil.example\r\n");
+    let method = "Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: authorization\r\n";
+    let mut client = Client::connect(&gate);
+    let sent = format!("{good}{method}X-User-Id: mallory\r\nCookie: token=x\r\n");
+    client.send(request("OPTIONS", "/room/blue", &sent, "").as_bytes());
+    let mut server = upstream.accept();
+    let asked = server.head();
+    assert_eq!(asked.get("Access-Control-Request-Method"), Some("PUT"));
+    assert_eq!(asked.get("X-User-Id"), None, "a header of a claim that nobody has verified");
+    server.respond("Access-Control-Allow-Origin: https://good.example\r\nAccess-Control-Allow-Methods: PUT\r\n", "");
+    assert_eq!(client.message().head.get("Access-Control-Allow-Methods"), Some("PUT"));
+
+    for (verb, lines, body) in [
+        ("OPTIONS", good.to_owned(), ""),
+        ("OPTIONS", method.to_owned(), ""),
+        ("OPTIONS", format!("{evil}{method}"), ""),
+        ("OPTIONS", format!("{good}{method}Content-Length: 4\r\n"), "body"),
+        ("OPTIONS", format!("{good}{method}Transfer-Encoding: chunked\r\n"), "0\r\n\r\n"),
+        ("GET", format!("{good}{method}"), ""),
+        ("PUT", format!("{good}{method}"), ""),
+    ] {
+        let mut client = Client::connect(&gate);
+        client.send(request(verb, "/room/blue", &lines, body).as_bytes());
+        assert_eq!(client.head().status(), 401, "{verb} {lines}");
+    }
+    let gate = Setup::new().route("http = true\norigins = [\"https://good.example\"]").start(&upstream);
+    let mut client = Client::connect(&gate);
+    client.send(request("OPTIONS", "/room/blue", &format!("{good}{method}"), "").as_bytes());
+    assert_eq!(client.head().status(), 401);
+    drop(server);
+    upstream.assert_untouched();
+}
+
 /// Headers about one connection are not forwarded (RFC 9110 section 7.6.1), in either direction.
 #[test]
 fn hop_by_hop_headers_are_removed() {

@@ -29,6 +29,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
         refresh_path: None,
         http: false,
         hsts: None,
+        bypass_cors_preflight: false,
         server_header: false,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
