@@ -1,4 +1,4 @@
-"""Tests Chromium on the page of `tollgate demo`, refreshes by pages of another origin, and forward authentication."""
+"""Tests Chromium on the page of `tollgate demo`, on pages of another origin, and with forward authentication."""
 
 import secrets as randoms
 import shutil
@@ -68,5 +68,21 @@ recheck_interval = "1s"
     program.run_checks(suite, seconds=120)
 
 
+def preflights():
+    """A page of another origin uses an API with a token in `Authorization`."""
+    program = harness.Node("node/preflight.js", directory, executable, harness.spki(chain), chain, key)
+    keys = dict(auth='"users"', http="true", origins=f'["https://localhost:{program.facts["pages"]}"]',
+                forward_claims='{ sub = "X-User-Id" }')
+    proxy = harness.Proxy("".join([
+        harness.listener(secrets), harness.auth(secrets), harness.upstream("api", program.facts["port"]),
+        harness.route("passing", "/passing", "api", bypass_cors_preflight="true", **keys),
+        harness.route("strict", "/strict", "api", **keys),
+    ]), directory, name="preflight")
+    program.tell(passing=proxy.url("/passing", "https"), strict=proxy.url("/strict", "https"),
+                 token=secrets.foreign_token(sub="ann", exp=int(time.time()) + 3600))
+    program.run_checks(suite, seconds=120)
+
+
 forward_auth()
+preflights()
 suite.finish()
