@@ -10,6 +10,18 @@ local used, burst = math.min(tonumber(ARGV[5]), ASKED_MAX), math.min(tonumber(AR
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
+-- The most that any node is due by max-min fairness.
+local function fair_level(wants, whole)
+  table.sort(wants)
+  local left, nodes = whole, #wants
+  for _, w in ipairs(wants) do
+    local part = math.floor(left / nodes)
+    if w > part then return part end
+    left, nodes = left - w, nodes - 1
+  end
+  return whole
+end
+
 local arrival, kept, wanted, others, latest, last = 0, 0, want, 0, now, 0
 local wants, dead = { want }, {}
 local fields = redis.call('HGETALL', KEYS[1])
@@ -39,17 +51,18 @@ local share, final, valid = 0, 1, 0
 if want == 0 then
   redis.call('HDEL', KEYS[1], node)
 else
-  table.sort(wants)
-  local level, left, nodes = WHOLE, WHOLE, #wants
-  for _, w in ipairs(wants) do
-    local part = math.floor(left / nodes)
-    if w > part then
-      level = part
-      break
-    end
-    left, nodes = left - w, nodes - 1
+  local due
+  local need, needs, margins, needed = want - math.floor(want / 5), {}, {}, 0
+  for i, w in ipairs(wants) do
+    margins[i] = math.floor(w / 5)
+    needs[i] = w - margins[i]
+    needed = needed + needs[i]
   end
-  local due = math.min(want, level)
+  if needed >= WHOLE then
+    due = math.min(need, fair_level(needs, WHOLE))
+  else
+    due = need + math.min(want - need, fair_level(margins, WHOLE - needed))
+  end
   share = math.min(due, math.max(WHOLE - kept, 0))
   if share ~= due then final = 0 end
   valid = wanted > WHOLE and CONTENDED_LEASE or LEASE

@@ -190,7 +190,7 @@ impl Held {
         let taken = if self.is_first { taken.min(self.share.unreplenished(now)) } else { taken };
         let is_idle = self.is_idle(now);
         let span = now.saturating_sub(self.last);
-        let want = if is_idle { 0 } else { self.want(taken, refused, is_delayed, base, span) };
+        let want = if is_idle { 0 } else { self.want(taken, refused, is_delayed, (base, self.share.lease(now)), span) };
         (self.last, self.is_first) = (now, false);
         if want < self.share.lease(now) {
             // The store may lease the difference as soon as it has this ask.
@@ -205,7 +205,7 @@ impl Held {
     }
 
     /// Returns the share that the use since the last ask needs.
-    fn want(&mut self, taken: u64, refused: u64, is_delayed: bool, base: u32, span: u64) -> u32 {
+    fn want(&mut self, taken: u64, refused: u64, is_delayed: bool, (base, leased): (u32, u32), span: u64) -> u32 {
         let whole = u64::from(WHOLE);
         let used = u128::from(taken.saturating_add(refused)) * u128::from(WHOLE);
         let span = if self.is_first { span.max(IDLE_NANOS) } else { span.max(ASK_PAUSE_NANOS) };
@@ -215,8 +215,9 @@ impl Held {
         let base_share = u64::from(base);
         let needed = self.demand + self.demand / 4;
         let want = match () {
-            // How much more the clients would send is not known.
-            () if is_delayed || refused > 0 && self.others == 0 => whole,
+            () if is_limited && self.others == 0 => whole,
+            // How much more the clients would send is not known. Too large a want takes from what other nodes use.
+            () if is_delayed => (self.demand.max(leased.into()) * 2).max(base_share * u64::from(FIRST_FACTOR)),
             () if is_limited => needed,
             () if self.is_first => needed.max(base_share * u64::from(FIRST_FACTOR)),
             () if needed <= base_share * 3 / 4 => return 0,

@@ -20,9 +20,9 @@ pub const LEASE_TICK_NANOS: u64 = 100_000_000;
 const AHEAD_NANOS: u64 = 500_000_000;
 /// The same while a lease is awaited.
 const PENDING_AHEAD_NANOS: u64 = LEASE_TICK_NANOS;
-/// The longest time for which the action of a limit is put off because a lease is awaited. The fair part of a quota
-/// that another node holds is free within it.
-const PENDING_NANOS: u64 = 3_000_000_000;
+/// The longest time for which the action of a limit is put off because the share is insufficient. The fair part of a
+/// quota that another node holds is free within it.
+const PENDING_NANOS: u64 = 10_000_000_000;
 /// How long a key without a lease that could not ask is content with its share.
 const REJECTED_NANOS: u64 = 1_000_000_000;
 /// The highest cost, 73 years, so that sums do not overflow.
@@ -121,7 +121,8 @@ pub struct Share {
     expires: AtomicU64,
     taken: AtomicU64,
     refused: AtomicU64,
-    pending_since: AtomicU64,
+    /// Since when no cell was available at once; 0: the last one was.
+    short_since: AtomicU64,
     /// The share of the lease; 0: none.
     leased: AtomicU32,
     /// The share before the last change.
@@ -142,7 +143,7 @@ impl Share {
             expires: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            pending_since: AtomicU64::new(0),
+            short_since: AtomicU64::new(0),
             leased: AtomicU32::new(0),
             earlier: AtomicU32::new(0),
             state: AtomicU8::new(QUIET),
@@ -198,7 +199,13 @@ impl Share {
         let _ = self.whole_arrival.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |arrival| {
             Some(arrival.max(now).saturating_add(cost).min(now.saturating_add(COST_MAX)))
         });
-        let half = self.burst.load(Ordering::Relaxed) / 2;
+        let burst = self.burst.load(Ordering::Relaxed);
+        // A cell that waited is taken at the earliest time.
+        let is_early = before.saturating_add(cost / 8) > now.saturating_add(burst.saturating_sub(cost));
+        if !is_early && self.short_since.load(Ordering::Relaxed) != 0 {
+            self.short_since.store(0, Ordering::Relaxed);
+        }
+        let half = burst / 2;
         if self.state.load(Ordering::Relaxed) == QUIET && before.saturating_sub(now) > half {
             self.need(now);
         }
@@ -217,13 +224,21 @@ impl Share {
     pub fn on_refused(self: &Arc<Self>, cost: u64, now: u64) {
         // So that the sum of a million refusals does not overflow. A report takes it.
         self.refused.fetch_add(cost.min(COST_MAX >> 20), Ordering::Relaxed);
+        self.note_short(now);
         self.need(now);
     }
 
     /// Records that a cell is delayed.
     pub fn on_delayed(self: &Arc<Self>, now: u64) {
         self.is_delayed.store(true, Ordering::Relaxed);
+        self.note_short(now);
         self.need(now);
+    }
+
+    fn note_short(&self, now: u64) {
+        if self.short_since.load(Ordering::Relaxed) == 0 {
+            self.short_since.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Asks for a lease, or for a greater one.
@@ -238,7 +253,6 @@ impl Share {
         if !starts || self.client.is_none() {
             return;
         }
-        self.pending_since.store(now, Ordering::Relaxed);
         let changed = self.state.compare_exchange(state, PENDING, Ordering::Relaxed, Ordering::Relaxed);
         // The driver looks at the keys with a lease by itself.
         if changed.is_ok() && state != GRANTED && !self.scope.leases.add_needing(self) {
@@ -251,12 +265,18 @@ impl Share {
         Arc::strong_count(self) > 1
     }
 
-    /// Whether a cost that the share refuses waits, since the whole quota would allow it: the lease that it needs is
-    /// awaited, or the store cannot be reached. An outage delays clients within their quota, and ends no session.
+    /// Whether a cost that the share refuses waits, since the whole quota would allow what this node has used: it needs a
+    /// greater share, for a few seconds at most, or the store cannot be reached. So a division that does not fit the use
+    /// delays clients within their quota, as an outage does, and ends no session.
     pub fn is_pending(&self, cost: u64, now: u64) -> bool {
         let is_awaited = || {
-            let waited = now.saturating_sub(self.pending_since.load(Ordering::Relaxed));
-            self.state.load(Ordering::Relaxed) == PENDING && waited < PENDING_NANOS
+            let waited = now.saturating_sub(self.short_since.load(Ordering::Relaxed));
+            let can_grow = match self.state.load(Ordering::Relaxed) {
+                QUIET => false,
+                SETTLED => self.leased.load(Ordering::Relaxed) > 0,
+                _ => true,
+            };
+            can_grow && waited < PENDING_NANOS
         };
         let is_reachable = self.scope.leases.is_reachable.load(Ordering::Relaxed);
         let used = self.unreplenished(now);

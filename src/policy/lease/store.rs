@@ -149,7 +149,7 @@ impl SharedQuota {
         wants.push(want);
         let wanted: u64 = wants.iter().copied().map(u64::from).sum();
         let kept: u64 = self.nodes.values().map(|lease| u64::from(lease.kept)).sum();
-        let due = want.min(fair_level(wants));
+        let due = due(want, &wants);
         let free = u32::try_from(u64::from(WHOLE).saturating_sub(kept)).unwrap_or_default();
         let share = due.min(free);
         let valid = if wanted > u64::from(WHOLE) { CONTENDED_LEASE_MICROS } else { LEASE_MICROS };
@@ -161,10 +161,27 @@ impl SharedQuota {
     }
 }
 
-/// Returns the most that any node is due by max-min fairness: those that want less get what they want.
-fn fair_level(mut wants: Vec<u32>) -> u32 {
+/// Returns the share that is due to a node with this want. Four fifths of a want are its need, the rest is a margin:
+/// margins share what is left when all nodes have what they need.
+fn due(want: u32, wants: &[u32]) -> u32 {
+    let (need, needs) = (need(want), wants.iter().copied().map(need).collect::<Vec<_>>());
+    let needed: u64 = needs.iter().copied().map(u64::from).sum();
+    let left = u32::try_from(u64::from(WHOLE).saturating_sub(needed)).unwrap_or_default();
+    if left == 0 {
+        return need.min(fair_level(needs, WHOLE));
+    }
+    let margins = wants.iter().zip(&needs).map(|(want, need)| want - need).collect();
+    need + (want - need).min(fair_level(margins, left))
+}
+
+fn need(want: u32) -> u32 {
+    want - want / 5
+}
+
+/// Returns the most that any node is due of a share by max-min fairness: those that want less get what they want.
+fn fair_level(mut wants: Vec<u32>, whole: u32) -> u32 {
     wants.sort_unstable();
-    let (mut left, mut nodes) = (WHOLE, u32::try_from(wants.len()).unwrap_or(u32::MAX));
+    let (mut left, mut nodes) = (whole, u32::try_from(wants.len()).unwrap_or(u32::MAX));
     for want in wants {
         let level = left / nodes.max(1);
         if want > level {
@@ -173,5 +190,5 @@ fn fair_level(mut wants: Vec<u32>) -> u32 {
         left -= want;
         nodes = nodes.saturating_sub(1);
     }
-    WHOLE
+    whole
 }

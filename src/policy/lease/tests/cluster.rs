@@ -34,6 +34,9 @@ pub enum Demand {
     Checked(u64),
     /// This many clients each send the next cell as soon as the last one has passed.
     Delayed(usize),
+    /// One client sends this many cells per 1,000 s. One beyond the quota ends it, as `on_excess = "close"` does; one that
+    /// waits for a greater share holds up the next ones.
+    Closed(u64),
 }
 
 pub struct Node {
@@ -48,6 +51,11 @@ pub struct Node {
     next_tick: Instant,
     is_cut: bool,
     pub passed: u64,
+    /// Cells of [`Demand::Closed`] that wait, until when the first one does, and when the client was ended.
+    waiting: u64,
+    until: Option<Instant>,
+    retry: Option<Instant>,
+    pub closed: Option<Instant>,
 }
 
 /// What travels: an ask to the store, or an answer to a node.
@@ -58,6 +66,8 @@ enum Packet {
 
 pub struct Cluster {
     pub now: Instant,
+    /// The zero of the store's clock, and the time of the last reset.
+    epoch: Instant,
     start: Instant,
     pub quota: Quota,
     pub nodes: BTreeMap<usize, Node>,
@@ -87,6 +97,7 @@ impl Cluster {
         let now = Instant::now();
         let mut cluster = Self {
             now,
+            epoch: now,
             start: now,
             quota,
             nodes: BTreeMap::new(),
@@ -129,6 +140,10 @@ impl Cluster {
             next_tick: self.now + offset,
             is_cut: false,
             passed: 0,
+            waiting: 0,
+            until: None,
+            retry: None,
+            closed: None,
         };
         self.nodes.insert(index, node);
     }
@@ -242,7 +257,7 @@ impl Cluster {
             let (id, packet) = entry.remove();
             match packet {
                 Packet::Ask(ask) => {
-                    let micros = 1_700_000_000_000_000 + (self.now - self.start).as_micros() as u64;
+                    let micros = 1_700_000_000_000_000 + (self.now - self.epoch).as_micros() as u64;
                     let grant = self.store.ask(&id, &ask, micros);
                     self.kept_max = self.kept_max.max(self.store.kept(&ask.key, micros));
                     self.post(&id, Packet::Answer(ask.key, ask.sequence, grant));
@@ -268,6 +283,31 @@ impl Node {
                 let cells = self.owed / 1_000_000;
                 self.owed %= 1_000_000;
                 (0..cells).filter(|_| self.limiter.check(now).is_ok()).count() as u64
+            }
+            Demand::Closed(rate) => {
+                self.owed += rate;
+                self.waiting += self.owed / 1_000_000;
+                self.owed %= 1_000_000;
+                let mut passed = 0;
+                if self.retry.is_some_and(|retry| now < retry) {
+                    return 0;
+                }
+                while self.closed.is_none() && self.waiting > 0 && self.until.is_none_or(|until| until <= now) {
+                    if self.until.take().is_some() || self.limiter.check(now).is_ok() {
+                        (self.waiting, passed) = (self.waiting - 1, passed + 1);
+                    } else if !self.limiter.is_pending(now) {
+                        self.closed = Some(now);
+                    } else {
+                        match self.limiter.reserve(now) {
+                            Ok(at) => self.until = Some(at),
+                            Err(not) => {
+                                self.retry = Some(not.until);
+                                break;
+                            }
+                        }
+                    }
+                }
+                passed
             }
             Demand::Delayed(_) => {
                 let mut passed = 0;

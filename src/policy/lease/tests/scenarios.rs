@@ -75,6 +75,53 @@ fn busy_nodes_get_equal_shares() {
     });
 }
 
+/// The rates of clients at the nodes, in hundredths of the quota.
+const WITHIN: [&[u64]; 8] =
+    [&[55, 15, 15], &[75, 10, 10], &[80, 8, 8], &[30, 30, 30], &[45, 25, 25], &[48, 48], &[90], &[25, 24, 23, 22]];
+
+#[test]
+fn clients_within_the_quota_are_not_ended() {
+    for (rate, burst) in [(20, 20), (200, 200), (100, 10)] {
+        for (index, rates) in WITHIN.iter().enumerate() {
+            // With a short burst a queue of the start is left for long where the rest of the quota is small.
+            if burst < rate && rates.iter().sum::<u64>() > 90 {
+                continue;
+            }
+            for seed in 0..4 {
+                let mut cluster = Cluster::new(rates.len(), quota(rate, burst), 10 * index as u64 + seed);
+                let name = format!("{rate}/s, burst {burst}, {rates:?}, seed {seed}");
+                for (node, part) in rates.iter().enumerate() {
+                    cluster.demand(node, Demand::Closed(u64::from(rate) * part * 10));
+                }
+                cluster.run(Duration::from_secs(30));
+                let closed: Vec<_> = cluster.nodes.values().map(|node| node.closed.is_some()).collect();
+                assert!(closed.iter().all(|is_closed| !is_closed), "{name}: {closed:?}");
+                cluster.reset();
+                cluster.run(Duration::from_secs(10));
+                let demand = rates.iter().sum::<u64>() as f64 / 100.0;
+                assert!(cluster.ratio() >= 0.98 * demand, "{name}: {} of {demand}", cluster.ratio());
+                assert_bound(&cluster, &name);
+            }
+        }
+    }
+}
+
+#[test]
+fn clients_beyond_the_quota_are_ended() {
+    for (rate, burst) in [(20, 20), (200, 200), (100, 10)] {
+        for rates in [&[150, 0, 0][..], &[130, 5, 5], &[50, 50, 50], &[120, 20], &[150]] {
+            let mut cluster = Cluster::new(rates.len(), quota(rate, burst), 7);
+            let name = format!("{rate}/s, burst {burst}, {rates:?}");
+            for (node, part) in rates.iter().enumerate() {
+                cluster.demand(node, Demand::Closed(u64::from(rate) * part * 10));
+            }
+            cluster.run(Duration::from_secs(15));
+            assert!(cluster.nodes.values().any(|node| node.closed.is_some()), "{name}");
+            assert_bound(&cluster, &name);
+        }
+    }
+}
+
 #[test]
 fn a_use_below_the_share_without_a_lease_asks_nothing() {
     for nodes in SIZES {

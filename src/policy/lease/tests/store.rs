@@ -69,7 +69,21 @@ fn nodes_that_want_less_than_their_part_leave_it_to_others() {
             *last = store.ask(node, &ask(sequence, *last, *want, 0), NOW).share;
         }
     }
-    assert_eq!(last, [100_000, 300_000, 300_000, 300_000]);
+    // The others have what they need, four fifths of what they want.
+    assert_eq!(last, [80_000, 240_000, 340_000, 340_000]);
+}
+
+#[test]
+fn margins_share_what_needs_leave() {
+    let mut store = MemoryLeases::default();
+    let wants = [("a", 937_500), ("b", 125_000), ("c", 125_000)];
+    let mut last = [0; 3];
+    for sequence in 1..6 {
+        for ((node, want), last) in wants.iter().zip(&mut last) {
+            *last = store.ask(node, &ask(sequence, *last, *want, 0), NOW).share;
+        }
+    }
+    assert_eq!(last, [766_666, 116_666, 116_666]);
 }
 
 #[test]
