@@ -8,17 +8,16 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import threading
 import time
 
 import websockets.asyncio.client
-import websockets.asyncio.server
 from websockets.exceptions import ConnectionClosed
 
 import harness
-from cluster_setting import CuttableLink, Node, Redis, wait_for_nodes, wait_until
+from cluster_nodes import NODE_TIMEOUT, Node, Redis, at, until, wait_for_nodes
+from fault_proxy import FaultProxy
 from harness import Suite, equal
 
 FULL = os.environ.get("TOLLGATE_CLUSTER") == "full"
@@ -28,7 +27,6 @@ RATE, BURST = 100, 20
 NODES = 3
 SESSIONS = 2  # of the subject at each node
 EXCESS = 1.2  # what shares without a lease may add
-NODE_TIMEOUT = 3
 
 suite = Suite("cluster_quotas")
 harness.many_files()
@@ -36,41 +34,30 @@ directory = harness.work_dir("cluster-quotas")
 secrets = harness.Secrets(directory)
 
 
-class Backend:
-    """A service that notes when the messages of each subject arrive. The subject is in the query."""
-
-    def __init__(self):
-        self.times, ports = {}, []
-        threading.Thread(target=lambda: asyncio.run(self.serve(ports)), daemon=True).start()
-        wait_until(lambda: ports, "the backend")
-        [self.port] = ports
-
-    async def serve(self, ports):
-        async def receive(connection):
-            times = self.times.setdefault(connection.request.path.split("=")[-1], [])
-            with contextlib.suppress(ConnectionClosed):
-                async for _ in connection:
-                    times.append(time.monotonic())
-
-        async with websockets.asyncio.server.serve(receive, "127.0.0.1", 0, ping_interval=None) as server:
-            ports.append(server.sockets[0].getsockname()[1])
-            await asyncio.get_running_loop().create_future()
-
-    def passed(self, subject, begin, end):
-        return sum(begin <= at < end for at in list(self.times.get(subject, [])))
+arrivals = {}  # the times of the messages of each subject, which is in the query
 
 
-backend = Backend()
+async def receive(connection):
+    times = arrivals.setdefault(connection.request.path.split("=")[-1], [])
+    with contextlib.suppress(ConnectionClosed):
+        async for _ in connection:
+            times.append(time.monotonic())
+
+
+def passed(subject, begin, end):
+    return sum(begin <= arrival < end for arrival in list(arrivals.get(subject, [])))
+
+
 limits = {"message_rate": f'"{RATE}/s"', "message_burst": BURST, "rate_key": '"subject"', "on_excess": '"delay"'}
 configuration = "".join([
-    '[server]\nworkers = 1\n', harness.listener(secrets), harness.auth(secrets), harness.upstream("count", backend.port),
+    '[server]\nworkers = 1\n', harness.listener(secrets), harness.auth(secrets), harness.upstream("count", harness.serve(receive)),
     harness.route("count", "/count", "count", limits, auth='"users"', origins='["https://chat.example.test"]'),
     harness.route("strict", "/strict", "count", {**limits, "on_excess": '"close"'}, auth='"users"',
                   origins='["https://chat.example.test"]'),
 ])
 redis = Redis(directory)
-link = CuttableLink(redis.port)
-nodes = [Node(number, configuration, directory, redis.port if number < 2 else link.port) for number in range(NODES)]
+link = FaultProxy(redis.port)
+nodes = [Node(f"node-{number}", configuration, directory, at(redis.port if number < 2 else link.port)) for number in range(NODES)]
 
 
 async def connect(node, subject, path="/count"):
@@ -114,13 +101,13 @@ class Hammer:
 
 def windows(subject, begin, end):
     """Returns what passed in each whole second."""
-    return [backend.passed(subject, begin + second, begin + second + 1) for second in range(int(end - begin))]
+    return [passed(subject, begin + second, begin + second + 1) for second in range(int(end - begin))]
 
 
 def judge(name, subject, begin, end, least, most=EXCESS, burst=BURST):
     """Checks what passed of a subject between two times against the quota, and notes it."""
     seconds = end - begin
-    total, each = backend.passed(subject, begin, end), windows(subject, begin, end)
+    total, each = passed(subject, begin, end), windows(subject, begin, end)
     suite.note(f"{name}: {total / seconds / RATE:.3f} of the quota in {seconds:.0f} s; per second {min(each)} to {max(each)}")
     assert total <= most * RATE * seconds + burst * most + NODES, f"{total} in {seconds:.1f} s"
     assert total >= least * RATE * seconds, f"{total} in {seconds:.1f} s"
@@ -129,17 +116,17 @@ def judge(name, subject, begin, end, least, most=EXCESS, burst=BURST):
 
 def commands():
     """Returns how many commands of any kind Redis has executed, without those of this suite."""
-    counted = re.findall(r"cmdstat_(\S+?):calls=(\d+)", redis.ask("info", "commandstats"))
-    return sum(int(calls) for name, calls in counted if name not in ("info", "flushall"))
+    return sum(redis.calls().values())
 
 
-tokens = {subject: secrets.token(subject) for subject in ("one", "all", "idle", "strict", "patient", "moves", "dies", "away", "lost", "cut")}
+SUBJECTS = "one", "all", "idle", "strict", "patient", "moves", "dies", "away", "lost", "cut"
+tokens = {subject: secrets.token(subject) for subject in SUBJECTS}
 wait_for_nodes(nodes)
 
 with suite.check("sessions within the share that needs no lease cost no command"):
     async def trickle():
         connections = [await connect(node, "idle") for node in nodes]
-        before, begun = commands(), time.monotonic()
+        before = commands()
         sending = [asyncio.create_task(send(connection, pause=0.25)) for connection in connections]
         await asyncio.sleep(SECONDS)
         # The heartbeats of each node, of which each is a script of at most 12 commands.
@@ -197,20 +184,20 @@ with suite.check("a client within the quota is not closed while its lease is on 
         ends[:] = [line for line in nodes[0].proxy.output().splitlines() if '"session ended"' in line and '"strict"' in line]
         return ends
 
-    wait_until(ended, "the end of the session in the log")
+    until(ended, "the end of the session in the log")
     end = json.loads(ends[-1])
     equal((end["code"], end["cause"]), (1008, "message_rate"))
 
 with suite.check("an outage of Redis: each node enforces its part, and nothing is closed"):
     hammer = Hammer("away", nodes)
     time.sleep(2)
-    redis.process.popen.send_signal(signal.SIGSTOP)
+    redis.send_signal(signal.SIGSTOP)
     begin = time.monotonic()
     time.sleep(OUTAGE_SECONDS)
     end = time.monotonic()
-    redis.process.popen.send_signal(signal.SIGCONT)
+    redis.send_signal(signal.SIGCONT)
     judge("outage", "away", begin, end, 0.7, most=1.0 + EXCESS - 1.0)
-    wait_until(lambda: all(node.nodes()["server_answers"] for node in nodes), "the server answers")
+    until(lambda: all(node.answers() for node in nodes), "the server answers")
     begin = time.monotonic()
     time.sleep(SECONDS / 2)
     judge("after the outage", "away", begin, time.monotonic(), 0.5, burst=2 * BURST)
@@ -219,7 +206,7 @@ with suite.check("an outage of Redis: each node enforces its part, and nothing i
 with suite.check("an outage of Redis closes no session that is within its quota, whatever on_excess says"):
     async def patient():
         connection = await connect(nodes[0], "patient", "/strict")
-        redis.process.popen.send_signal(signal.SIGSTOP)
+        redis.send_signal(signal.SIGSTOP)
         begun = time.monotonic()
         try:
             # A burst at once, and then four fifths of the rate.
@@ -230,7 +217,7 @@ with suite.check("an outage of Redis closes no session that is within its quota,
                 await asyncio.sleep(1 / (0.8 * RATE))
             await asyncio.sleep(max(0, begun + OUTAGE_SECONDS - time.monotonic()))
         finally:
-            redis.process.popen.send_signal(signal.SIGCONT)
+            redis.send_signal(signal.SIGCONT)
         assert connection.close_code is None, connection.close_code
         await connection.close()
 
@@ -240,7 +227,7 @@ with suite.check("an outage of Redis closes no session that is within its quota,
 with suite.check("a loss of all data: leases may exist twice for as long as one is valid"):
     hammer = Hammer("lost", nodes)
     time.sleep(2)
-    redis.ask("flushall")
+    redis.call("FLUSHALL")
     begin = time.monotonic()
     time.sleep(SECONDS)
     judge("loss of data", "lost", begin, time.monotonic(), 0.7, most=EXCESS + 1.0 * 2 / SECONDS, burst=3 * BURST)
@@ -255,14 +242,14 @@ with suite.check("a node that is cut off enforces its part, and the others share
     time.sleep(SECONDS)
     judge("one node of three cut off", "cut", begin, time.monotonic(), 0.7, most=EXCESS + 1 / NODES, burst=2 * BURST)
     link.restore()
-    wait_until(lambda: nodes[2].nodes()["server_answers"], "the server answers")
+    until(lambda: nodes[2].answers(), "the server answers")
     hammer.stop()
     wait_for_nodes(nodes)
 
 with suite.check("a node that is killed: the others take over its share"):
     hammer = Hammer("dies", nodes)
     time.sleep(2)
-    nodes[2].proxy.popen.kill()
+    nodes[2].kill()
     begin = time.monotonic()
     time.sleep(SECONDS)
     judge("one node of three killed", "dies", begin, time.monotonic(), 0.8, burst=2 * BURST)
