@@ -8,17 +8,16 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import signal
 import statistics
-import threading
 import time
 
 import websockets.asyncio.client
-import websockets.asyncio.server
+import websockets.exceptions
 
 import harness
-from cluster_setting import CuttableLink, Node, Redis, wait_for_nodes, wait_until
+from cluster_nodes import Node, Redis, at, until, wait_for_nodes
+from fault_proxy import FaultProxy
 from harness import Suite, equal
 
 FULL = os.environ.get("TOLLGATE_CLUSTER") == "full"
@@ -37,25 +36,11 @@ async def hold(connection):
     await connection.wait_closed()
 
 
-def serve_backend(started):
-    async def serve():
-        async with websockets.asyncio.server.serve(hold, "127.0.0.1", 0, backlog=1024, ping_interval=None) as server:
-            started.append(server.sockets[0].getsockname()[1])
-            await asyncio.get_running_loop().create_future()
-
-    asyncio.run(serve())
-
-
-ports = []
-threading.Thread(target=serve_backend, args=(ports,), daemon=True).start()
-while not ports:
-    time.sleep(0.01)
-
 configuration = "".join([
     '[server]\nworkers = 2\nmax_sessions = 2000\nmax_handshakes = 2048\nhandshakes_per_address = "off"\n',
     '[log]\nsession_start = "trace"\n', harness.listener(secrets), harness.auth(secrets),
-    harness.upstream("hold", ports[0]), harness.route("hold", "/hold", "hold", auth='"users"', origins='["https://chat.example.test"]',
-                  refresh_path='"/refresh"'),
+    harness.upstream("hold", harness.serve(hold)),
+    harness.route("hold", "/hold", "hold", auth='"users"', origins='["https://chat.example.test"]', refresh_path='"/refresh"'),
     harness.route("one", "/one", "hold", {"sessions_per_subject": 1, "on_session_limit": '"close_oldest"'}, auth='"users"',
                   origins='["https://chat.example.test"]'),
 ])
@@ -65,9 +50,9 @@ secret.write_text("5ec" * 22)
 secret.chmod(0o600)
 
 redis = Redis(directory)
-link = CuttableLink(redis.port)
-nodes = [Node(number, configuration, directory, redis.port if number < 2 else link.port,
-              f'secret_file = "{secret}"\n') for number in range(3)]
+link = FaultProxy(redis.port)
+secret_key = f'secret_file = "{secret}"\n'
+nodes = [Node(f"node-{number}", configuration, directory, at(redis.port if number < 2 else link.port) + secret_key) for number in range(3)]
 first, second, third = nodes
 tokens = {}
 
@@ -129,11 +114,6 @@ async def revoke(node, subject):
     return answer
 
 
-def kill(process):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL)
-
-
 def is_admitted(node, subject):
     return asyncio.run(admitted(node, subject))
 
@@ -178,17 +158,17 @@ with suite.check("a removed revocation is removed at all nodes"):
         equal((await ask(second, "DELETE", f"/v1/revocations/{answer['id']}"))[0], 204)
 
     asyncio.run(remove())
-    wait_until(lambda: all(is_admitted(node, "removed") for node in nodes), "the subject is admitted")
+    until(lambda: all(is_admitted(node, "removed") for node in nodes), "the subject is admitted")
 
 
 def cut():
     link.cut()
-    wait_until(lambda: not third.nodes()["server_answers"], "the third node finds out that the server is away")
+    until(lambda: not third.answers(), "the third node finds out that the server is away")
 
 
 def restore():
     link.restore()
-    return wait_until(lambda: third.nodes()["server_answers"], "the third node reaches the server")
+    return until(lambda: third.answers(), "the third node reaches the server")
 
 
 with suite.check("a node that was cut off catches up, and its own revocations reach the others"):
@@ -224,28 +204,28 @@ with suite.check("a node that was away for longer than the stream reaches loads 
 
     async def all_of_it():
         session = await set_up()
-        redis.ask("XTRIM", "tollgate:1:{events}:control", "MAXLEN", "0")
+        redis.call("XTRIM", "tollgate:1:{events}:control", "MAXLEN", "0")
         await asyncio.to_thread(restore)
         equal((await closed(session))[:2], (1008, "revoked"))
 
     asyncio.run(all_of_it())
-    wait_until(lambda: is_admitted(third, "returns"), "the removal is known")
+    until(lambda: is_admitted(third, "returns"), "the removal is known")
     equal([is_admitted(node, "returns") for node in nodes], [True] * 3)
     equal([is_admitted(node, subject) for node in nodes for subject in ("missed", "stays")], [False] * 6)
 
 with suite.check("a node that starts without a state directory knows all revocations"):
-    equal(second.proxy.stop(), 0)
+    equal(second.stop(), 0)
     second.start()
     # The kernel accepts connections before the node knows the revocations, and no request is answered until then.
     equal([is_admitted(second, subject) for subject in ("stays", "missed", "away", "own", "returns")], [False] * 4 + [True])
 
 with suite.check("a server that loses its data gets the revocations again"):
-    before = redis.ask("HLEN", "tollgate:1:{events}:revocations")
-    equal(redis.ask("FLUSHALL"), "OK")
-    took = wait_until(lambda: redis.ask("HLEN", "tollgate:1:{events}:revocations") == before, f"{before} revocations")
+    before = redis.call("HLEN", "tollgate:1:{events}:revocations")
+    equal(redis.call("FLUSHALL"), "OK")
+    took = until(lambda: redis.call("HLEN", "tollgate:1:{events}:revocations") == before, f"{before} revocations")
     suite.note(f"{before} revocations were restored {took:.1f} s after FLUSHALL, with "
-               f"{redis.ask('XLEN', 'tollgate:1:{events}:control')} events")
-    second.proxy.stop()
+               f"{redis.call('XLEN', 'tollgate:1:{events}:control')} events")
+    second.stop()
     second.start()
     equal(is_admitted(second, "stays"), False)
     wait_for_nodes(nodes)
@@ -255,11 +235,11 @@ with suite.check("streams that begin anew with earlier entries are read on, and 
         sessions = await connect_all([(node, subject) for subject in ("anew", "then") for node in nodes])
         later = int(time.time() * 1000) + 3_600_000
         for stream in ("control", "sends"):
-            redis.ask("XADD", f"tollgate:1:{{events}}:{stream}", f"{later}-0", "n", "other", "k", "load", "d", "")
+            redis.call("XADD", f"tollgate:1:{{events}}:{stream}", f"{later}-0", "n", "other", "k", "load", "d", "")
         # All nodes have read the entries when they have done what follows them.
         await revoke(first, "read")
-        await asyncio.to_thread(wait_until, lambda: not any(is_admitted(node, "read") for node in nodes), "the revocation is known")
-        redis.ask("DEL", "tollgate:1:{events}:control", "tollgate:1:{events}:sends")
+        await asyncio.to_thread(until, lambda: not any(is_admitted(node, "read") for node in nodes), "the revocation is known")
+        redis.call("DEL", "tollgate:1:{events}:control", "tollgate:1:{events}:sends")
         begun = time.monotonic()
         await revoke(first, "anew")
         ends = [await closed(session) for session in sessions[:3]]
@@ -306,8 +286,8 @@ with suite.check("sessions of other nodes that are named as replaced end, and a 
         old, other = await connect(third, "replaced", "/one"), await connect(third, "replaced-2", "/one")
         ids = [third.ask("GET", f"/v1/sessions?subject={subject}")[1]["sessions"][0]["id"] for subject in ("replaced", "replaced-2")]
         key = "tollgate:1:{events}:control"
-        redis.ask("XADD", key, "*", "n", "other", "k", "replaced", "d", " ".join([ids[1]] * 257))
-        redis.ask("XADD", key, "*", "n", "other", "k", "replaced", "d", f"{'0' * 32} {ids[0]}")
+        redis.call("XADD", key, "*", "n", "other", "k", "replaced", "d", " ".join([ids[1]] * 257))
+        redis.call("XADD", key, "*", "n", "other", "k", "replaced", "d", f"{'0' * 32} {ids[0]}")
         equal((await closed(old))[:2], (1008, "replaced by a newer session"))
         equal(await is_open(other), True)
         new = await connect(first, "replaced-2", "/one")
@@ -335,7 +315,7 @@ with suite.check("a fresh token at one node renews the sessions of its client on
         await asyncio.sleep(1)
         equal([await is_open(session) for session in sessions[:3]], [True] * 3)
         await asyncio.gather(*(session.close() for session in sessions[:3]))
-        entries = harness.run("redis-cli", "-p", redis.port, "--no-raw", "XRANGE", "tollgate:1:{events}:control", "-", "+").stdout
+        entries = str(redis.call("XRANGE", "tollgate:1:{events}:control", "-", "+"))
         equal(("renew" in entries, fresh in entries), (True, False))
 
     asyncio.run(refresh())
@@ -396,7 +376,7 @@ with suite.check(f"messages to {SENT_TO} sessions of three nodes arrive exactly 
     suite.note(f"4 messages to {SENT_TO} sessions each: the last one arrived {last * 1000:.0f} ms after the first request")
 
 with suite.check("messages are gone from the server a minute after the last one, and closes are kept for longer"):
-    lives = [int(redis.ask("PTTL", f"tollgate:1:{{events}}:{stream}")) for stream in ("sends", "control")]
+    lives = [redis.call("PTTL", f"tollgate:1:{{events}}:{stream}") for stream in ("sends", "control")]
     equal((0 < lives[0] <= 60_000, 60_000 < lives[1] <= 3_600_000), (True, True))
 
 with suite.check("closes while a node is upgraded end all of its sessions"):
@@ -404,22 +384,20 @@ with suite.check("closes while a node is upgraded end all of its sessions"):
         subjects = [f"upgraded-{number}" for number in range(UPGRADED)]
         sessions = await connect_all([(upgraded, subject) for subject in subjects for _ in range(3)])
         ending = [asyncio.create_task(closed(session, 30)) for session in sessions]
-        upgrading = asyncio.create_task(ask(upgraded, "POST", "/v1/upgrade", {}))
+        upgrading = asyncio.create_task(asyncio.to_thread(upgraded.upgrade))
         for subject in subjects:
             equal((await ask(first, "POST", "/v1/sessions/close", {"filter": {"subject": subject}, "code": 4003}))[0], 202)
-        status, report = await upgrading
-        equal(status, 200)
-        harness._cleanup.callback(kill, report["pid"])
+        moved = await upgrading
         codes = [end[0] for end in await asyncio.gather(*ending)]
         equal(codes.count(4003), len(codes))
-        return report["moved"]
+        return moved
 
-    upgraded = Node(5, configuration, directory, redis.port, f'secret_file = "{secret}"\n')
+    upgraded = Node("upgraded", configuration, directory, at(redis.port) + secret_key)
     wait_for_nodes([*nodes, upgraded])
     moved = [asyncio.run(close_during()) for _ in range(UPGRADES)]
     suite.note(f"{UPGRADES} upgrades, each with {UPGRADED} closes at another node meanwhile: {moved} of {3 * UPGRADED} sessions had moved")
-    kill(upgraded.ask("GET", "/v1/info")[1]["pid"])
-    wait_until(lambda: len(first.nodes()["nodes"]) <= 3, "the node is dead")
+    upgraded.kill()
+    wait_for_nodes(nodes)
 
 with suite.check("a message that is too large for a cluster is refused"):
     status, problem = first.ask("POST", "/v1/sessions/send", {"all": True, "text": "x" * (64 * 1024 + 1)})
@@ -462,16 +440,14 @@ with suite.check("the list of all nodes has each session once, in order, over pa
     equal(first.ask("GET", "/v1/sessions?scope=all")[0], 400)
     # The answers expire.
     time.sleep(0.1)
-    keys = redis.ask("KEYS", "tollgate:1:reply:*")
-    suite.note(f"lists of answers that are left: {len(keys.split())}")
+    suite.note(f"lists of answers that are left: {len(redis.keys('tollgate:1:reply:*'))}")
 
 with suite.check("an idle cluster costs few commands, also where only sessions are shared"):
     def commands(seconds):
         """Returns the number of each command in this time."""
-        redis.ask("CONFIG", "RESETSTAT")
+        redis.call("CONFIG", "RESETSTAT")
         time.sleep(seconds)
-        found = re.findall(r"cmdstat_([a-z|_]+):calls=(\d+)", redis.ask("INFO", "commandstats"))
-        return {name: int(calls) for name, calls in found if name not in ("info", "config|resetstat")}
+        return redis.calls()
 
     def readings(counts):
         return counts.get("xread", 0)
@@ -479,11 +455,11 @@ with suite.check("an idle cluster costs few commands, also where only sessions a
     idle = commands(10)
     suite.note(f"commands of three idle nodes in 10 s, with those within scripts: {idle}")
     equal(readings(idle) <= 9, True)
-    fourth = Node(4, configuration, directory, redis.port, f'share = ["sessions"]\nprefix = "other:"\n')
-    wait_until(lambda: fourth.nodes()["server_answers"], "the server answers")
+    fourth = Node("fourth", configuration, directory, at(redis.port) + 'share = ["sessions"]\nprefix = "other:"\n')
+    until(lambda: fourth.answers(), "the server answers")
     equal(readings(commands(10)) <= 12, True)
     assert "cluster" not in fourth.ask("POST", "/v1/revocations", {"jti": "x"})[1]
-    fourth.proxy.stop()
+    fourth.stop()
 
 with suite.check("a node that does not answer is named"):
     cut()
@@ -497,8 +473,8 @@ with suite.check("a node that does not answer is named"):
 with suite.check("entries that are not understood are skipped, and the log says so once"):
     before = first.lines()
     for number in range(50):
-        redis.ask("XADD", "tollgate:1:{events}:control", "*", "n", "other", "k", "close", "d", f"not JSON {number}")
-        redis.ask("XADD", "tollgate:1:{events}:sends", "*", "n", "other", "k", "unknown", "d", "{}")
+        redis.call("XADD", "tollgate:1:{events}:control", "*", "n", "other", "k", "close", "d", f"not JSON {number}")
+        redis.call("XADD", "tollgate:1:{events}:sends", "*", "n", "other", "k", "unknown", "d", "{}")
 
     async def still_works():
         [session] = await connect_all([(third, "after")])
@@ -511,9 +487,9 @@ with suite.check("entries that are not understood are skipped, and the log says 
 with suite.check("without its server each node goes on by itself, with few lines in the log, and shares again when it returns"):
     wait_for_nodes(nodes)
     before = [node.lines() for node in nodes]
-    redis.process.stop(signal_number=9)
+    redis.stop(signal.SIGKILL)
     for node in nodes:
-        wait_until(lambda node=node: not node.nodes()["server_answers"], "the node finds out")
+        until(lambda node=node: not node.answers(), "the node finds out")
 
     async def alone():
         sessions = await connect_all([(node, "alone") for node in nodes])
@@ -538,9 +514,11 @@ with suite.check("without its server each node goes on by itself, with few lines
     equal(wait_for_nodes(nodes) < 15, True)
 
 with suite.check("all keys have the prefix, the version and a time to live"):
-    keys = redis.ask("KEYS", "*").split()
+    keys = redis.keys()
     equal([key for key in keys if not key.startswith(("tollgate:1:", "other:1:"))], [])
-    equal({key: redis.ask("PTTL", key) for key in keys if int(redis.ask("PTTL", key)) < 0}, {})
+    lives = {key: redis.call("PTTL", key) for key in keys}
+    # A key may end between the two commands.
+    equal({key: life for key, life in lives.items() if life == -1}, {})
     suite.note("keys: " + " ".join(sorted(key.removeprefix("tollgate:1:") for key in keys)))
 
 suite.finish()

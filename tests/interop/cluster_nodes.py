@@ -1,13 +1,15 @@
-"""Parts of the suite `cluster`: a Redis server, a proxy in front of it that can be cut, several nodes of Tollgate with one
-backend, and a client that measures its upgrade."""
+"""Parts of the suites of clusters: a Redis or Valkey server, a link to it that fails, nodes of Tollgate with their API, and clients
+that measure their upgrades.
+
+    TOLLGATE_CLUSTER_SERVER   the program of the server (default: redis-server)
+"""
 
 import asyncio
 import base64
 import contextlib
 import hashlib
-import http.client
-import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -16,54 +18,93 @@ import time
 import urllib.request
 
 import harness
+from harness import equal
 
 SECONDS = 30
 NODE_TIMEOUT = 3  # the shortest that the configuration accepts
 TIMEOUT = 0.2
 SLOTS = "tollgate:*:slot:*"
+TOKENS_REMEMBERED = 50
+SERVER = os.environ.get("TOLLGATE_CLUSTER_SERVER", "redis-server")
+# The commands of the suites themselves.
+OWN_COMMANDS = ("info", "keys", "zcard", "flushall", "config|resetstat")
 
 
-def until(wanted, what, seconds=SECONDS):
-    """Waits until `wanted` returns something true. Returns it with the seconds that this took."""
+def until(holds, what, seconds=SECONDS):
+    """Waits until a condition holds, and returns the seconds that this took."""
     begun = time.monotonic()
-    while not (found := wanted()):
+    while not holds():
         if time.monotonic() - begun > seconds:
             raise TimeoutError(f"not within {seconds} s: {what}")
         time.sleep(0.02)
-    return found, time.monotonic() - begun
+    return time.monotonic() - begun
 
 
-class Redis(harness.Process):
-    """`redis-server` on a free port, without persistence. It can be asked with `call`."""
+def server_program(name):
+    """Returns the path of a server that is installed, or that tests/run has unpacked."""
+    found = shutil.which(name) or harness.INTEROP / "valkey/usr/bin" / name
+    if not pathlib.Path(found).exists():
+        raise harness.Skip(f"{name} is not installed")
+    return found
 
-    def __init__(self, directory, name="redis", *options):
-        program = shutil.which("redis-server")
-        if program is None:
-            raise harness.Skip("redis-server is not installed")
-        self.port = harness.free_port()
-        super().__init__(name, [program, "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                                "--dir", directory, *options], directory)
-        until(lambda: harness.accepts(self.port), "redis-server listens")
+
+def call(port, *words):
+    """Sends a command to a server on a local port, and returns its answer."""
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as connection, connection.makefile("rb") as answer:
+        parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+        connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts))
+        return read_answer(answer)
+
+
+def read_answer(answer):
+    line = answer.readline().rstrip(b"\r\n").decode()
+    kind, rest = line[:1], line[1:]
+    if kind == "-":
+        raise RuntimeError(rest)
+    if kind == ":":
+        return int(rest)
+    if kind == "*":
+        return [read_answer(answer) for _ in range(int(rest))]
+    if kind == "$":
+        return None if rest == "-1" else answer.read(int(rest) + 2)[:-2].decode(errors="backslashreplace")
+    return rest
+
+
+class Redis:
+    """`redis-server` without files on a free port, which can be ended and started again. `options` are added to its command; `port`
+    and `socket`, the path of a Unix socket, are those that they name."""
+
+    def __init__(self, directory, *options, name="redis", port=None, socket=None, program=SERVER):
+        self.program, self.directory, self.options, self.name = server_program(program), directory, options, name
+        self.port, self.socket = port or harness.free_port(), socket
+        self.start()
+
+    def start(self):
+        self.process = harness.Process(self.name, [self.program, "--port", self.port, "--bind", "127.0.0.1", "--save", "",
+                                                   "--appendonly", "no", "--dir", self.directory, *self.options], self.directory)
+        until(self._listens, f"{self.name} listens")
+
+    def _listens(self):
+        if not self.process.alive():
+            raise RuntimeError(f"{self.name} did not start:\n{self.process.output()[-2000:]}")
+        return self.socket.exists() if self.socket else harness.accepts(self.port)
+
+    def stop(self, signal_number=signal.SIGTERM):
+        self.process.stop(signal_number=signal_number)
+
+    def send_signal(self, number):
+        self.process.popen.send_signal(number)
+
+    def pause(self, seconds):
+        """Stops the process for a time. Returns a function that waits for its end."""
+        self.send_signal(signal.SIGSTOP)
+        resume = threading.Timer(seconds, self.send_signal, (signal.SIGCONT,))
+        resume.start()
+        return resume.join
 
     def call(self, *words):
         """Sends a command, and returns its answer."""
-        with socket.create_connection(("127.0.0.1", self.port), SECONDS) as connection, connection.makefile("rb") as answer:
-            parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-            connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts))
-            return self._read(answer)
-
-    def _read(self, answer):
-        line = answer.readline().rstrip(b"\r\n").decode()
-        kind, rest = line[:1], line[1:]
-        if kind == "-":
-            raise RuntimeError(rest)
-        if kind == ":":
-            return int(rest)
-        if kind == "*":
-            return [self._read(answer) for _ in range(int(rest))]
-        if kind == "$":
-            return None if rest == "-1" else answer.read(int(rest) + 2)[:-2].decode()
-        return rest
+        return call(self.port, *words)
 
     def keys(self, pattern="*"):
         return sorted(self.call("KEYS", pattern))
@@ -77,45 +118,10 @@ class Redis(harness.Process):
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def calls(self):
-        """Returns the number of calls of each command, without those of this suite."""
+        """Returns the number of calls of each command, with those of scripts, and without those of the suites."""
         stats = {name.removeprefix("cmdstat_"): int(value.split(",")[0].split("=")[1])
                  for name, value in self.info("commandstats").items()}
-        return {name: calls for name, calls in stats.items() if name not in ("info", "keys", "zcard", "config|resetstat")}
-
-    def pause(self, seconds):
-        """Stops the process for a time. Returns a function that waits for its end."""
-        os.kill(self.pid, signal.SIGSTOP)
-        resume = threading.Timer(seconds, os.kill, (self.pid, signal.SIGCONT))
-        resume.start()
-        return resume.join
-
-
-class Wire:
-    """A TCP proxy in front of a server. While it is cut, it forwards nothing and closes nothing."""
-
-    def __init__(self, port):
-        self.target, self.is_cut = port, False
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.server = asyncio.run_coroutine_threadsafe(self._serve(), self.loop).result(SECONDS)
-        self.port = self.server.sockets[0].getsockname()[1]
-
-    async def _serve(self):
-        return await asyncio.start_server(self._accept, "127.0.0.1", 0)
-
-    async def _accept(self, reader, writer):
-        with contextlib.suppress(OSError):
-            there, back = await asyncio.open_connection("127.0.0.1", self.target)
-            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
-
-    async def _copy(self, reader, writer):
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                while self.is_cut:
-                    await asyncio.sleep(0.01)
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+        return {name: calls for name, calls in stats.items() if name not in OWN_COMMANDS}
 
 
 class Backend:
@@ -157,45 +163,114 @@ def kill(pid):
         os.kill(pid, signal.SIGKILL)
 
 
-class Nodes:
-    """Nodes of Tollgate with one backend. `wires` are the ports by which nodes reach the server, by their numbers."""
+def at(port, scheme="redis"):
+    """Returns the URL of a server on a local port, as a line of `[cluster]`."""
+    return f'url = "{scheme}://127.0.0.1:{port}"\n'
 
-    def __init__(self, suite_secrets, directory, redis, count=3, wires=None, name="node", cluster="", limits=(50, 50),
+
+class Node:
+    """A node of a cluster. `configuration` is its configuration without the sections of the API and of the cluster, `cluster` the lines
+    of the latter; without lines the process is alone."""
+
+    def __init__(self, name, configuration, directory, cluster):
+        self.name, self.directory, self.socket, self.successors = name, directory, directory / f"{name}.sock", []
+        section = f'[cluster]\nnode_timeout = "{NODE_TIMEOUT}s"\n{cluster}' if cluster else ""
+        self.configuration = f'{configuration}\n[admin]\naddress = "unix:{self.socket}"\n{section}'
+        self.start()
+
+    def start(self):
+        self.proxy = harness.Proxy(self.configuration, self.directory, name=self.name)
+
+    def ask(self, method, target, body=None):
+        return harness.Api(self.socket).ask(method, target, body)
+
+    def nodes(self):
+        status, answer = self.ask("GET", "/v1/nodes")
+        equal(status, 200)
+        return answer
+
+    def answers(self):
+        """Returns whether the server of the cluster answers this node."""
+        return self.nodes()["server_answers"]
+
+    def lines(self):
+        """Returns the number of lines of its log."""
+        return self.proxy.output().count("\n")
+
+    def upgrade(self):
+        """Replaces the program by another process, and returns the number of sessions that moved to it."""
+        status, report = self.ask("POST", "/v1/upgrade", {})
+        equal(status, 200)
+        self.successors.append(report["pid"])
+        harness._cleanup.callback(kill, report["pid"])
+        return report["moved"]
+
+    def reload(self, old, new):
+        """Changes the configuration, and reads it again."""
+        file = self.directory / f"{self.name}.toml"
+        before, text = self.proxy.output().count("reloaded"), file.read_text()
+        assert old in text, old
+        file.write_text(text.replace(old, new))
+        os.kill(self.proxy.pid, signal.SIGHUP)
+        until(lambda: self.proxy.output().count("reloaded") > before, "the node has reloaded")
+
+    def stop(self):
+        return self.proxy.stop()
+
+    def kill(self):
+        self.proxy.stop(signal_number=signal.SIGKILL)
+        for pid in self.successors:
+            kill(pid)
+
+
+def wait_for_nodes(nodes):
+    """Waits until each node lists all nodes, and no other one."""
+
+    def complete():
+        lists = [node.nodes() for node in nodes]
+        known = {tuple(sorted(node["id"] for node in one["nodes"])) for one in lists}
+        return len(known) == 1 and len(next(iter(known))) == len(nodes) and all(one["server_answers"] for one in lists)
+
+    return until(complete, f"{len(nodes)} nodes in each list")
+
+
+class Nodes:
+    """Nodes of Tollgate with one backend. `links` are the ports by which nodes reach the server, by their numbers."""
+
+    def __init__(self, suite_secrets, directory, redis, count=3, links=None, name="node", cluster="", limits=(50, 50),
                  scheme="redis", mode="refuse", sessions=4_000):
         self.secrets, self.backend, self.sessions = suite_secrets, Backend(), []
         self.context = suite_secrets.client_context()
         per_subject = {"sessions_per_subject": str(limits[0]), "on_session_limit": f'"{mode}"'}
         per_address = {"sessions_per_address": str(limits[1]), "on_session_limit": f'"{mode}"'}
         self.metrics_ports = [harness.free_port() for _ in range(count)]
-        self.configs = []
+        self.nodes = []
         for number in range(count):
-            port = (wires or {}).get(number, redis and redis.port)
-            self.configs.append("".join([
+            configuration = "".join([
                 f"[server]\nworkers = 1\nmax_sessions = {sessions}\nmax_handshakes = 4000\nhandshakes_per_address = \"off\"\n",
-                f'[log]\nformat = "text"\nlevel = "info"\n[admin]\naddress = "unix:{directory}/{name}{number}.sock"\n[metrics]\naddress = "127.0.0.1:{self.metrics_ports[number]}"\n',
-                f'[cluster]\nurl = "{scheme}://127.0.0.1:{port}"\nnode_timeout = "{NODE_TIMEOUT}s"\n{cluster}\n' if redis else "",
+                f'[log]\nformat = "text"\nlevel = "info"\n[metrics]\naddress = "127.0.0.1:{self.metrics_ports[number]}"\n',
                 harness.listener(suite_secrets), harness.auth(suite_secrets),
                 harness.upstream("backend", self.backend.port), "max_pending_requests = 4000\n",
                 harness.route("subject", "/subject", "backend", per_subject, auth='"users"', origins='["https://localhost"]'),
                 harness.route("address", "/address", "backend", per_address),
-                harness.route("both", "/both", "backend", {**per_subject, **per_address}, auth='"users"',
+                # The clients answer no ping, and sessions at this route may be idle for longer than its default.
+                harness.route("both", "/both", "backend", {**per_subject, **per_address, "ping_interval": '"1h"'}, auth='"users"',
                               origins='["https://localhost"]'),
                 harness.route("plain", "/plain", "backend"),
-            ]))
-        self.directory, self.name, self.successors = directory, name, {}
-        self.nodes = [harness.Proxy(config, directory, f"{name}{number}") for number, config in enumerate(self.configs)]
+            ])
+            port = (links or {}).get(number, redis and redis.port)
+            self.nodes.append(Node(f"{name}{number}", configuration, directory, redis and at(port, scheme) + cluster))
         if redis:
             self.meet()
 
     def meet(self):
-        """Waits until all nodes know each other."""
+        """Waits until all nodes know each other, and none counts with an earlier number of nodes, as it does after an outage."""
+        wait_for_nodes(self.nodes)
         until(lambda: all(self.metric(number, "tollgate_cluster_nodes") == len(self.nodes) for number in range(len(self.nodes))),
-              "the nodes know each other")
+              "each node counts the nodes")
 
     def metric(self, number, name):
-        """Returns the value of a metric of one node; `None` if it has none, or does not listen yet."""
-        if not harness.accepts(self.metrics_ports[number]):
-            return None
+        """Returns the value of a metric of one node."""
         url = f"http://127.0.0.1:{self.metrics_ports[number]}/metrics"
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             for line in answer.read().decode().splitlines():
@@ -203,42 +278,15 @@ class Nodes:
                     return float(line.rpartition(" ")[2])
         return None
 
-    def upgrade(self, number):
-        """Replaces the program of a node by another process, and returns the number of sessions that moved to it."""
-        connection = http.client.HTTPConnection("localhost", timeout=SECONDS)
-        with contextlib.closing(connection):
-            connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(SECONDS)
-            connection.sock.connect(f"{self.directory}/{self.name}{number}.sock")
-            connection.request("POST", "/v1/upgrade", json.dumps({}), {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            text = answer.read()
-        harness.equal((answer.status, text if answer.status != 200 else b""), (200, b""))
-        report = json.loads(text)
-        self.successors[number] = report["pid"]
-        harness._cleanup.callback(kill, report["pid"])
-        return report["moved"]
-
-    def reload(self, number, old, new):
-        """Changes the configuration of a node, and reads it again."""
-        file, node = self.directory / f"{self.name}{number}.toml", self.nodes[number]
-        before, text = node.output().count("reloaded"), file.read_text()
-        assert old in text, old
-        file.write_text(text.replace(old, new))
-        os.kill(node.pid, signal.SIGHUP)
-        until(lambda: node.output().count("reloaded") > before, "the node has reloaded")
-
-    def stop(self):
+    def kill(self):
         for node in self.nodes:
-            node.stop(signal_number=signal.SIGKILL)
-        for pid in self.successors.values():
-            kill(pid)
+            node.kill()
 
-    async def open(self, number, path, subject=None):
-        """Opens a session on a node. Returns it with its status; a session of another status than 101 is closed."""
+    async def open(self, number, path, subject=None, address=None):
+        """Opens a session on a node from an address. Returns it with its status; a session of another status than 101 is closed."""
         token = f"Authorization: Bearer {self.token(subject)}\r\n" if subject else ""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.nodes[number].port, ssl=self.context,
-                                                       server_hostname="localhost")
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.nodes[number].proxy.port, ssl=self.context,
+                                                       server_hostname="localhost", local_addr=address and (address, 0))
         begun = time.monotonic()
         writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                      f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{token}\r\n".encode())
@@ -250,10 +298,10 @@ class Nodes:
             session.close()
         return session
 
-    async def settled(self, number, path, subject=None):
+    async def settled(self, number, path, subject=None, address=None):
         """As `open`, and again if an answer of the cluster's server was late: it is, where other programs need the processors."""
         for _ in range(20):
-            session = await self.open(number, path, subject)
+            session = await self.open(number, path, subject, address)
             if session.status != 503:
                 break
         return session
@@ -276,7 +324,7 @@ class Nodes:
 
     def token(self, subject):
         if subject not in self._tokens:
-            self._tokens[subject] = self.secrets.token(subject)
+            self._tokens[subject] = self.secrets.foreign_token(sub=subject, is_remembered=len(self._tokens) < TOKENS_REMEMBERED)
         return self._tokens[subject]
 
     async def fill(self, path, subject, counts):
@@ -284,7 +332,7 @@ class Nodes:
         opened = []
         for number, count in enumerate(counts):
             opened += [await self.settled(number, path, subject) for _ in range(count)]
-        harness.equal({session.status for session in opened}, {101})
+        equal({session.status for session in opened}, {101})
         return opened
 
     async def race(self, path, subject, count, at_once=300):
@@ -314,7 +362,7 @@ class Session:
     async def close_code(self, seconds=SECONDS):
         """Reads a Close frame, and returns its code."""
         head = await asyncio.wait_for(self.reader.readexactly(4), seconds)
-        harness.equal(head[0], 0x88)
+        equal(head[0], 0x88)
         return int.from_bytes(head[2:4], "big")
 
     async def is_open(self):

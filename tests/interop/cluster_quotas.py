@@ -1,24 +1,26 @@
 """Tests that the nodes of a cluster share quotas over Redis: what passes in each second and in total, with one busy node and with
 several, and through deaths, outages and losses of data.
 
-TOLLGATE_CLUSTER=full runs each part for 60 s, and the outage for 30 s.
+TOLLGATE_CLUSTER=full runs each part for 60 s, and the outage for 30 s, and adds a part with six nodes.
 """
 
 import asyncio
 import contextlib
+import http.client
+import itertools
 import json
 import os
-import re
 import signal
 import threading
 import time
 
 import websockets.asyncio.client
-import websockets.asyncio.server
+import websockets.exceptions
 from websockets.exceptions import ConnectionClosed
 
 import harness
-from cluster_setting import CuttableLink, Node, Redis, wait_for_nodes, wait_until
+from cluster_nodes import NODE_TIMEOUT, Node, Redis, at, until, wait_for_nodes
+from fault_proxy import FaultProxy
 from harness import Suite, equal
 
 FULL = os.environ.get("TOLLGATE_CLUSTER") == "full"
@@ -28,7 +30,6 @@ RATE, BURST = 100, 20
 NODES = 3
 SESSIONS = 2  # of the subject at each node
 EXCESS = 1.2  # what shares without a lease may add
-NODE_TIMEOUT = 3
 
 suite = Suite("cluster_quotas")
 harness.many_files()
@@ -36,41 +37,30 @@ directory = harness.work_dir("cluster-quotas")
 secrets = harness.Secrets(directory)
 
 
-class Backend:
-    """A service that notes when the messages of each subject arrive. The subject is in the query."""
-
-    def __init__(self):
-        self.times, ports = {}, []
-        threading.Thread(target=lambda: asyncio.run(self.serve(ports)), daemon=True).start()
-        wait_until(lambda: ports, "the backend")
-        [self.port] = ports
-
-    async def serve(self, ports):
-        async def receive(connection):
-            times = self.times.setdefault(connection.request.path.split("=")[-1], [])
-            with contextlib.suppress(ConnectionClosed):
-                async for _ in connection:
-                    times.append(time.monotonic())
-
-        async with websockets.asyncio.server.serve(receive, "127.0.0.1", 0, ping_interval=None) as server:
-            ports.append(server.sockets[0].getsockname()[1])
-            await asyncio.get_running_loop().create_future()
-
-    def passed(self, subject, begin, end):
-        return sum(begin <= at < end for at in list(self.times.get(subject, [])))
+arrivals = {}  # the times of the messages of each subject, which is in the query
 
 
-backend = Backend()
+async def receive(connection):
+    times = arrivals.setdefault(connection.request.path.split("=")[-1], [])
+    with contextlib.suppress(ConnectionClosed):
+        async for _ in connection:
+            times.append(time.monotonic())
+
+
+def passed(subject, begin, end):
+    return sum(begin <= arrival < end for arrival in list(arrivals.get(subject, [])))
+
+
 limits = {"message_rate": f'"{RATE}/s"', "message_burst": BURST, "rate_key": '"subject"', "on_excess": '"delay"'}
 configuration = "".join([
-    '[server]\nworkers = 1\n', harness.listener(secrets), harness.auth(secrets), harness.upstream("count", backend.port),
+    '[server]\nworkers = 1\n', harness.listener(secrets), harness.auth(secrets), harness.upstream("count", harness.serve(receive)),
     harness.route("count", "/count", "count", limits, auth='"users"', origins='["https://chat.example.test"]'),
     harness.route("strict", "/strict", "count", {**limits, "on_excess": '"close"'}, auth='"users"',
                   origins='["https://chat.example.test"]'),
 ])
 redis = Redis(directory)
-link = CuttableLink(redis.port)
-nodes = [Node(number, configuration, directory, redis.port if number < 2 else link.port) for number in range(NODES)]
+link = FaultProxy(redis.port)
+nodes = [Node(f"node-{number}", configuration, directory, at(redis.port if number < 2 else link.port)) for number in range(NODES)]
 
 
 async def connect(node, subject, path="/count"):
@@ -114,13 +104,13 @@ class Hammer:
 
 def windows(subject, begin, end):
     """Returns what passed in each whole second."""
-    return [backend.passed(subject, begin + second, begin + second + 1) for second in range(int(end - begin))]
+    return [passed(subject, begin + second, begin + second + 1) for second in range(int(end - begin))]
 
 
 def judge(name, subject, begin, end, least, most=EXCESS, burst=BURST):
     """Checks what passed of a subject between two times against the quota, and notes it."""
     seconds = end - begin
-    total, each = backend.passed(subject, begin, end), windows(subject, begin, end)
+    total, each = passed(subject, begin, end), windows(subject, begin, end)
     suite.note(f"{name}: {total / seconds / RATE:.3f} of the quota in {seconds:.0f} s; per second {min(each)} to {max(each)}")
     assert total <= most * RATE * seconds + burst * most + NODES, f"{total} in {seconds:.1f} s"
     assert total >= least * RATE * seconds, f"{total} in {seconds:.1f} s"
@@ -129,17 +119,17 @@ def judge(name, subject, begin, end, least, most=EXCESS, burst=BURST):
 
 def commands():
     """Returns how many commands of any kind Redis has executed, without those of this suite."""
-    counted = re.findall(r"cmdstat_(\S+?):calls=(\d+)", redis.ask("info", "commandstats"))
-    return sum(int(calls) for name, calls in counted if name not in ("info", "flushall"))
+    return sum(redis.calls().values())
 
 
-tokens = {subject: secrets.token(subject) for subject in ("one", "all", "idle", "strict", "patient", "moves", "dies", "away", "lost", "cut")}
+SUBJECTS = "one", "all", "six", "idle", "strict", "patient", "moves", "dies", "away", "lost", "cut", "reader", "late"
+tokens = {subject: secrets.token(subject) for subject in SUBJECTS}
 wait_for_nodes(nodes)
 
 with suite.check("sessions within the share that needs no lease cost no command"):
     async def trickle():
         connections = [await connect(node, "idle") for node in nodes]
-        before, begun = commands(), time.monotonic()
+        before = commands()
         sending = [asyncio.create_task(send(connection, pause=0.25)) for connection in connections]
         await asyncio.sleep(SECONDS)
         # The heartbeats of each node, of which each is a script of at most 12 commands.
@@ -165,6 +155,19 @@ with suite.check("three busy nodes together pass the quota, and at most 20 % mor
     judge("three busy nodes, with their start", "all", hammer.begun, hammer.begun + 2 + SECONDS, 0.8)
     judge("three busy nodes", "all", hammer.begun + 2, hammer.begun + 2 + SECONDS, 0.8)
     hammer.stop()
+
+if FULL:
+    with suite.check("six busy nodes together pass the quota, and at most 20 % more"):
+        six = [Node(f"six-{number}", configuration, directory, at(redis.port) + 'prefix = "six:"\n') for number in range(6)]
+        wait_for_nodes(six)
+        hammer = Hammer("six", six)
+        time.sleep(SECONDS + 2)
+        # One message of each node beside the burst, three of which `judge` allows.
+        judge("six busy nodes, with their start", "six", hammer.begun, hammer.begun + 2 + SECONDS, 0.8, burst=BURST + NODES)
+        judge("six busy nodes", "six", hammer.begun + 2, hammer.begun + 2 + SECONDS, 0.8, burst=BURST + NODES)
+        hammer.stop()
+        for node in six:
+            node.stop()
 
 with suite.check("demand that moves from node to node takes its share with it"):
     begun = time.monotonic()
@@ -197,20 +200,156 @@ with suite.check("a client within the quota is not closed while its lease is on 
         ends[:] = [line for line in nodes[0].proxy.output().splitlines() if '"session ended"' in line and '"strict"' in line]
         return ends
 
-    wait_until(ended, "the end of the session in the log")
+    until(ended, "the end of the session in the log")
     end = json.loads(ends[-1])
     equal((end["code"], end["cause"]), (1008, "message_rate"))
+
+UPGRADES = 30  # of an address: the burst. One more a minute is less than a check notices
+PART = UPGRADES // NODES  # of a node, while the server is away
+# What the program waits for a share, and what a machine with other work for its processors may add.
+WAIT, SLACK = 0.5, 4
+
+
+def answer(connection, request):
+    """Answers an ordinary request."""
+    return None if "Upgrade" in request.headers else connection.respond(200, "page")
+
+
+class Newcomers:
+    """Nodes with quotas of upgrades by address and of ordinary requests by subject, and their clients."""
+
+    def __init__(self):
+        configuration = "".join([
+            f'[server]\nworkers = 1\nupgrade_rate = "1/m"\nupgrade_burst = {UPGRADES}\n', harness.listener(secrets), harness.auth(secrets),
+            harness.upstream("count", harness.serve(receive, process_request=answer)),
+            harness.route("plain", "/plain", "count"),
+            harness.route("page", "/page", "count", {"request_rate": f'"{UPGRADES}/m"'}, auth='"users"', http="true",
+                          origins='["https://chat.example.test"]')])
+        self.link = FaultProxy(redis.port)
+        cluster = at(self.link.port) + 'prefix = "newcomers:"\n'
+        self.nodes = [Node(f"newcomers-{number}", configuration, directory, cluster) for number in range(NODES)]
+        self.addresses = (f"127.0.{part // 200 + 1}.{part % 200 + 1}" for part in itertools.count())
+        wait_for_nodes(self.nodes)
+
+    def connect(self, address, number=0):
+        return websockets.asyncio.client.connect(self.nodes[number].proxy.url("/plain"), ssl=secrets.client_context(), proxy=None,
+                                                 ping_interval=None, open_timeout=60, local_addr=(address, 0))
+
+    async def upgrade(self, address, number=0):
+        """Opens and closes a session from an address. Returns the status of the answer, when it came, and after how many seconds."""
+        begun = time.monotonic()
+        try:
+            session = await self.connect(address, number)
+        except websockets.exceptions.InvalidStatus as error:
+            answered = time.monotonic()
+            return error.response.status_code, answered, answered - begun
+        answered = time.monotonic()
+        await session.close()
+        return 101, answered, answered - begun
+
+    async def upgrades(self, address, count):
+        """Makes upgrades at once. Returns what `upgrade` does for those with 101, and for those with 429."""
+        answers = await asyncio.gather(*(self.upgrade(address) for _ in range(count)))
+        found = [[answer for answer in answers if answer[0] == status] for status in (101, 429)]
+        equal(sum(map(len, found)), count)
+        return found
+
+    def page(self, subject, number=0):
+        """Makes an ordinary request from a new address. Returns the status, and the seconds until the answer."""
+        begun = time.monotonic()
+        connection = http.client.HTTPSConnection("localhost", self.nodes[number].proxy.port, context=secrets.client_context(), timeout=60,
+                                                 source_address=(next(self.addresses), 0))
+        with contextlib.closing(connection):
+            connection.request("GET", "/page", headers={"Authorization": f"Bearer {tokens[subject]}"})
+            return connection.getresponse().status, time.monotonic() - begun
+
+    def cut_off(self):
+        """Holds back what the nodes and the server send, until the nodes use their parts: more than the share without a lease."""
+        self.link.hole()
+        until(lambda: len(asyncio.run(self.upgrades(next(self.addresses), 3))[0]) == 3, "the nodes use their parts")
+
+    def restore(self):
+        self.link.hole(0)
+        until(lambda: all(node.answers() for node in self.nodes), "the server answers")
+
+
+newcomers = Newcomers()
+
+with suite.check("upgrades and requests that need a greater share of the quota wait for it, and are admitted"):
+    # Without a lease, a node has a fifteenth of the quota: two upgrades, or two requests.
+    count = UPGRADES * 4 // 5
+    admitted, refused = asyncio.run(newcomers.upgrades("127.0.0.2", count))
+    equal((len(admitted), len(refused)), (count, 0))
+    longest = max(took for *_, took in admitted)
+    pages = [newcomers.page("reader") for _ in range(count)]
+    equal({status for status, _ in pages}, {200})
+    longest_page = max(took for _, took in pages)
+    assert max(longest, longest_page) < WAIT + SLACK, (admitted, pages)
+    suite.note(f"{count} upgrades of an address at once, of a burst of {UPGRADES}: the last was admitted after {longest * 1000:.0f} ms; of {count} "
+               f"requests of a subject one after another the longest took {longest_page * 1000:.0f} ms")
+
+with suite.check("an upgrade is refused while other nodes have used up the quota, and all nodes together keep to the bound"):
+    async def use_up():
+        answers = [await newcomers.upgrade("127.0.0.2", number) for number in range(NODES) for _ in range(UPGRADES // 2)]
+        equal({status for status, *_ in answers}, {101, 429})
+        assert max(took for *_, took in answers) < WAIT + SLACK, answers
+        return count + sum(status == 101 for status, *_ in answers)
+
+    total = asyncio.run(use_up())
+    suite.note(f"{total} upgrades of an address were admitted at {NODES} nodes, with a burst of {UPGRADES}")
+    assert total <= EXCESS * UPGRADES + NODES, total
+
+with suite.check("an upgrade or a request whose share never comes gets a 429 after half a second, and delays no other client"):
+    async def beside(address):
+        """Makes upgrades that wait. Returns how many seconds before the first of their answers those to other clients came."""
+        other = next(newcomers.addresses)
+        async with newcomers.connect(other) as session:
+            waiting = asyncio.create_task(newcomers.upgrades(address, 2 * PART))
+            # The waiting ones have sent their requests when the session of the second one of these has opened and closed.
+            answers = [await newcomers.upgrade(other) for _ in range(4)]
+            for _ in range(10):
+                await (await session.ping())
+            answered = time.monotonic()
+            admitted, refused = await waiting
+        equal(([status for status, *_ in answers], admitted, len(refused)), ([101] * 4, [], 2 * PART))
+        assert min(took for *_, took in refused) >= WAIT, refused
+        return min(at for _, at, _ in refused) - answered
+
+    newcomers.cut_off()
+    try:
+        admitted, refused = asyncio.run(newcomers.upgrades("127.0.0.3", 2 * PART))
+        equal((len(admitted), len(refused)), (PART, PART))
+        waits = [took for *_, took in refused]
+        assert WAIT <= min(waits) and max(waits) < WAIT + SLACK, waits
+        # On a busy machine the clients of this process are slow, too: then another attempt counts.
+        ahead = [asyncio.run(beside("127.0.0.3"))]
+        while ahead[-1] <= 0 and len(ahead) < 5:
+            ahead.append(asyncio.run(beside("127.0.0.3")))
+        assert ahead[-1] > 0, ahead
+        pages = []
+        while not pages or pages[-1][0] == 200 and len(pages) < UPGRADES:
+            pages.append(newcomers.page("late"))
+        status, took = pages[-1]
+        equal((status, len(pages) - 1 >= PART), (429, True))
+        assert WAIT <= took < WAIT + SLACK, took
+    finally:
+        newcomers.restore()
+    suite.note(f"an outage: {PART} of {2 * PART} upgrades were admitted, the others refused after {min(waits):.2f} to {max(waits):.2f} s; a request "
+               f"after {took:.2f} s; 4 upgrades and 10 pings of others were answered {ahead[-1]:.2f} s before the first refusal")
+
+for node in newcomers.nodes:
+    node.stop()
 
 with suite.check("an outage of Redis: each node enforces its part, and nothing is closed"):
     hammer = Hammer("away", nodes)
     time.sleep(2)
-    redis.process.popen.send_signal(signal.SIGSTOP)
+    redis.send_signal(signal.SIGSTOP)
     begin = time.monotonic()
     time.sleep(OUTAGE_SECONDS)
     end = time.monotonic()
-    redis.process.popen.send_signal(signal.SIGCONT)
+    redis.send_signal(signal.SIGCONT)
     judge("outage", "away", begin, end, 0.7, most=1.0 + EXCESS - 1.0)
-    wait_until(lambda: all(node.nodes()["server_answers"] for node in nodes), "the server answers")
+    until(lambda: all(node.answers() for node in nodes), "the server answers")
     begin = time.monotonic()
     time.sleep(SECONDS / 2)
     judge("after the outage", "away", begin, time.monotonic(), 0.5, burst=2 * BURST)
@@ -219,7 +358,7 @@ with suite.check("an outage of Redis: each node enforces its part, and nothing i
 with suite.check("an outage of Redis closes no session that is within its quota, whatever on_excess says"):
     async def patient():
         connection = await connect(nodes[0], "patient", "/strict")
-        redis.process.popen.send_signal(signal.SIGSTOP)
+        redis.send_signal(signal.SIGSTOP)
         begun = time.monotonic()
         try:
             # A burst at once, and then four fifths of the rate.
@@ -230,7 +369,7 @@ with suite.check("an outage of Redis closes no session that is within its quota,
                 await asyncio.sleep(1 / (0.8 * RATE))
             await asyncio.sleep(max(0, begun + OUTAGE_SECONDS - time.monotonic()))
         finally:
-            redis.process.popen.send_signal(signal.SIGCONT)
+            redis.send_signal(signal.SIGCONT)
         assert connection.close_code is None, connection.close_code
         await connection.close()
 
@@ -240,7 +379,7 @@ with suite.check("an outage of Redis closes no session that is within its quota,
 with suite.check("a loss of all data: leases may exist twice for as long as one is valid"):
     hammer = Hammer("lost", nodes)
     time.sleep(2)
-    redis.ask("flushall")
+    redis.call("FLUSHALL")
     begin = time.monotonic()
     time.sleep(SECONDS)
     judge("loss of data", "lost", begin, time.monotonic(), 0.7, most=EXCESS + 1.0 * 2 / SECONDS, burst=3 * BURST)
@@ -255,14 +394,14 @@ with suite.check("a node that is cut off enforces its part, and the others share
     time.sleep(SECONDS)
     judge("one node of three cut off", "cut", begin, time.monotonic(), 0.7, most=EXCESS + 1 / NODES, burst=2 * BURST)
     link.restore()
-    wait_until(lambda: nodes[2].nodes()["server_answers"], "the server answers")
+    until(lambda: nodes[2].answers(), "the server answers")
     hammer.stop()
     wait_for_nodes(nodes)
 
 with suite.check("a node that is killed: the others take over its share"):
     hammer = Hammer("dies", nodes)
     time.sleep(2)
-    nodes[2].proxy.popen.kill()
+    nodes[2].kill()
     begin = time.monotonic()
     time.sleep(SECONDS)
     judge("one node of three killed", "dies", begin, time.monotonic(), 0.8, burst=2 * BURST)

@@ -6,6 +6,7 @@
     link = proxy.link(client_port)              # one connection, by the port of its client; `link.set` changes it alone
     link.hole(30)                               # forwards nothing for 30 s, then goes on
     link.reset()                                # RST to both ends
+    proxy.cut()                                 # RST to all of them, and to new ones until `proxy.restore()`
 
 It has a thread and an event loop of its own, so that any suite may use it. All methods may be called from any thread.
 
@@ -43,7 +44,7 @@ class FaultProxy:
         self.address = (host, target)
         self.settings = {direction: {"delay": 0.0, "jitter": 0.0, "rate": None} for direction in BOTH}
         self.links, self.accepted = {}, 0  # open connections by the port of the client; all so far
-        self._hole_ends = dict.fromkeys(BOTH, 0.0)
+        self._hole_ends, self._is_cut = dict.fromkeys(BOTH, 0.0), False
         self._listener = small(socket.socket())
         self._listener.bind((host, 0))
         self._listener.listen(BACKLOG)
@@ -64,6 +65,14 @@ class FaultProxy:
     def reset(self):
         """Resets all open connections, and returns their number."""
         return self._call(lambda: len([link._reset() for link in list(self.links.values())]))
+
+    def cut(self):
+        """Resets all connections, also new ones as soon as they are accepted, until `restore`."""
+        self._is_cut = True
+        return self.reset()
+
+    def restore(self):
+        self._is_cut = False
 
     def link(self, client_port):
         """Returns the open connection of the client with this local port."""
@@ -108,6 +117,10 @@ class FaultProxy:
         while True:
             client, (_, port) = await self.loop.sock_accept(self._listener)
             self.accepted += 1
+            if self._is_cut:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                client.close()
+                continue
             self.links[port] = link = Link(self, client, port)
             link.start()
 

@@ -8,8 +8,10 @@ process that a suite started is ended by its process id.
     TOLLGATE_INTEROP  the directory into which tests/run installs (default: target/interop of this checkout)
 """
 
+import asyncio
 import atexit
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -202,13 +204,15 @@ class Secrets:
                    "--issuer", issuer, "--audience", audience, "--expires", expires, *extra)
         return leaks.remember(done.stdout.strip())
 
-    def foreign_token(self, headers=None, algorithm="ES256", key=None, **claims):
-        """Returns a token made by another library, PyJWT, which may be invalid in any way."""
+    def foreign_token(self, headers=None, algorithm="ES256", key=None, is_remembered=True, **claims):
+        """Returns a token made by another library, PyJWT, which may be invalid in any way. One of thousands is not remembered: the
+        logs are not searched for each of them, but for anything that looks like a token."""
         import jwt
 
         payload = {"sub": "ada", "iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 3600, **claims}
         payload = {name: value for name, value in payload.items() if value is not None}
-        return leaks.remember(jwt.encode(payload, (key or self.key).read_bytes(), algorithm=algorithm, headers=headers))
+        token = jwt.encode(payload, (key or self.key).read_bytes(), algorithm=algorithm, headers=headers)
+        return leaks.remember(token) if is_remembered else token
 
 
 # ----------------------------------------------------------------------------------------------------------- processes
@@ -343,8 +347,8 @@ class Program:
         self.process.popen.stdin.write(json.dumps(facts) + "\n")
         self.process.popen.stdin.flush()
 
-    def run_checks(self, suite, seconds=120):
-        """Records its checks in `suite` until the program ends."""
+    def run_checks(self, suite, seconds=120, actions=None):
+        """Records its checks in `suite` until the program ends. `actions` has a function for each line with which it asks for one."""
         end = time.monotonic() + seconds
         try:
             while (line := self.lines.next(end - time.monotonic())) is not None:
@@ -354,6 +358,8 @@ class Program:
                     suite.fail(*line[7:].split(": ", 1))
                 elif line.startswith("note "):
                     suite.note(line[5:])
+                elif line in (actions or {}):
+                    actions[line]()
                 else:
                     print(f"        {line}", flush=True)
             code = self.process.wait(5)
@@ -384,6 +390,51 @@ def echo_backend():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     _cleanup.callback(server.shutdown)
     return server.socket.getsockname()[1]
+
+
+def serve(handler, **options):
+    """Starts a backend made of `websockets` in a thread of its own, with a coroutine for each session, and returns its port."""
+    import websockets.asyncio.server
+
+    started = queue.Queue()
+
+    async def run():
+        async with websockets.asyncio.server.serve(handler, "127.0.0.1", 0, backlog=1024, ping_interval=None, **options) as server:
+            started.put(server.sockets[0].getsockname()[1])
+            await asyncio.get_running_loop().create_future()
+
+    threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()
+    return started.get(timeout=READY_SECONDS)
+
+
+class Api(http.client.HTTPConnection):
+    """A connection to the admin API on a Unix socket."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=30)
+        self.path = str(path)
+
+    def connect(self):
+        """Connects, also while a process that was started just now has not bound the socket."""
+        end = time.monotonic() + READY_SECONDS
+        while True:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(self.timeout)
+            try:
+                return self.sock.connect(self.path)
+            except (FileNotFoundError, ConnectionRefusedError):
+                self.sock.close()
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.01)
+
+    def ask(self, method, target, body=None):
+        """Returns the status of the answer, and what its JSON says."""
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        self.request(method, target, None if body is None else json.dumps(body), headers)
+        response = self.getresponse()
+        content = response.read()
+        return response.status, json.loads(content) if content else None
 
 
 # ------------------------------------------------------------------------------------------------------------ raw clients

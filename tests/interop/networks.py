@@ -12,9 +12,9 @@ import time
 import harness
 import networks_figures
 import websockets
-from fault_proxy import DOWN, FOREVER, UP
+from fault_proxy import DOWN, FOREVER, UP, FaultProxy
 from harness import equal
-from networks_peers import Setting, at_once, ladder, mass_return, quantiles, spread, until
+from networks_peers import PATIENCE_SECONDS, Setting, at_once, ladder, mass_return, quantiles, spread, until
 
 FULL = os.environ.get("TOLLGATE_NETWORKS") == "full"
 SLACK = 3  # seconds that a busy machine may add to a timeout
@@ -221,6 +221,40 @@ async def lost_connections():
 
 with suite.check("a connection that is reset or closed: the server gets a Close at once"):
     setting.run(lost_connections())
+
+# ------------------------------------------------------------------------------------------------------------------- npm ws
+
+
+def npm_clients():
+    """Runs clients made of npm `ws` behind a fault proxy of their own."""
+    if not (harness.INTEROP / "node/node_modules/ws").exists():
+        raise harness.Skip("npm ws is not installed")
+    faults = FaultProxy(setting.proxy.port)
+    faults.set(delay=0.02, jitter=0.05, rate=256 * KBIT)
+    program = harness.Node("node/faults.js", directory)
+
+    def heal():
+        end = time.monotonic() + PATIENCE_SECONDS
+        while setting.backend.sessions["/beat/npm"].end is None and time.monotonic() < end:
+            time.sleep(0.02)
+        faults.hole(0)
+
+    program.tell(base=f"wss://localhost:{faults.port}", ca=str(secrets.ca), pingMs=1000, lateMs=2000)
+    actions = {"hole": faults.hole, "heal": heal, "reset": faults.reset}
+    setting.run(asyncio.to_thread(program.run_checks, suite, 60, actions))
+    faults.close()
+
+
+async def ends_of_npm_clients():
+    paths = ("/plain/npm", "/beat/npm", "/beat/npm-next", "/plain/npm-reset", "/plain/npm-last")
+    served = [await until(lambda path=path: setting.backend.sessions[path], path) for path in paths]
+    ends = [await until(lambda one=one: one.end, "the backend sees the end") for one in served]
+    equal([ends[0], ends[1], ends[2], ends[3].split(" ")[0]], ["1000", "1001 no pong", "1005", "1001"])
+
+
+with suite.check("npm ws: the server sees why each of its sessions ended"):
+    npm_clients()
+    setting.run(ends_of_npm_clients())
 
 # ------------------------------------------------------------------------------------------- new sessions beside a dead one
 

@@ -10,7 +10,7 @@ import time
 import aiohttp
 
 import harness
-from cluster_setting import Redis
+from cluster_nodes import Redis
 from harness import equal
 from recipes_python import django_site, fastapi_service, in_loop, log_in
 from recipes_setting import (CLIENT, DIRECT, SECONDS, Direct, behind, directory, needs, nginx, on_free_ports, ready, secrets,

@@ -3,19 +3,17 @@
 import asyncio
 import contextlib
 import http.client
-import json
 import random
 import signal
-import socket
 import threading
 import time
 import urllib.parse
 
 import websockets.asyncio.client
-import websockets.asyncio.server
+import websockets.exceptions
 
 import harness
-from harness import Suite, equal
+from harness import Api, Suite, equal
 
 SESSIONS = 1000
 OTHERS = 100
@@ -39,59 +37,18 @@ async def echo(connection):
             await connection.send(message)
 
 
-def serve_backend(started):
-    async def serve():
-        async with websockets.asyncio.server.serve(echo, "127.0.0.1", 0, backlog=1024, ping_interval=None) as server:
-            started.append(server.sockets[0].getsockname()[1])
-            await asyncio.get_running_loop().create_future()
-
-    asyncio.run(serve())
-
-
-ports = []
-threading.Thread(target=serve_backend, args=(ports,), daemon=True).start()
-while not ports:
-    time.sleep(0.01)
-
 configuration = "".join([
     f'[server]\nworkers = 2\nmax_sessions = 2000\nmax_handshakes = 2048\nhandshakes_per_address = "off"\n',
     f'state_dir = "{state}"\n[log]\nsession_start = "trace"\n[admin]\naddress = "unix:{socket_path}"\n',
     harness.listener(secrets), harness.auth(secrets),
     'backchannel_logout_path = "/logout"\nbackchannel_logout_audience = ["web"]\n',
-    harness.upstream("echo", ports[0]), harness.route("echo", "/echo", "echo", auth='"users"', origins='["https://chat.example.test"]'),
+    harness.upstream("echo", harness.serve(echo)), harness.route("echo", "/echo", "echo", auth='"users"', origins='["https://chat.example.test"]'),
 ])
-
-
-class Api(http.client.HTTPConnection):
-    """A connection to the admin API."""
-
-    def __init__(self):
-        super().__init__("localhost", timeout=30)
-
-    def connect(self):
-        """Connects, also while a process that was started just now has not bound the socket."""
-        end = time.monotonic() + 10
-        while True:
-            self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(self.timeout)
-            try:
-                return self.sock.connect(str(socket_path))
-            except OSError:
-                if not proxy.alive() or time.monotonic() > end:
-                    raise
-            time.sleep(0.01)
-
-    def ask(self, method, target, body=None):
-        headers = {"Content-Type": "application/json"} if body else {}
-        self.request(method, target, json.dumps(body) if body else None, headers)
-        response = self.getresponse()
-        content = response.read()
-        return response.status, json.loads(content) if content else None
 
 
 def listed():
     """Returns the `jti` of all revocations."""
-    api, found, query = Api(), set(), "limit=1000"
+    api, found, query = Api(socket_path), set(), "limit=1000"
     while True:
         status, page = api.ask("GET", f"/v1/revocations?{query}")
         equal(status, 200)
@@ -160,7 +117,7 @@ with suite.check(f"a revocation ends the {SESSIONS} sessions of a subject within
         ending = asyncio.create_task(wait_closed(sessions))
         await asyncio.sleep(0.5)
         body, begun = {"auth": "users", "subject": subject}, time.monotonic()
-        status, answer = await asyncio.to_thread(Api().ask, "POST", "/v1/revocations", body)
+        status, answer = await asyncio.to_thread(Api(socket_path).ask, "POST", "/v1/revocations", body)
         answered = time.monotonic() - begun
         equal((status, answer["ended"], answer["durable"]), (201, SESSIONS, True))
         last = max(await ending) - begun
@@ -190,7 +147,7 @@ with suite.check("kill -9 loses no revocation that was answered"):
         this_round, sent = set(), iter(range(number, number + REVOCATIONS))
 
         def post():
-            api = Api()
+            api = Api(socket_path)
             with contextlib.suppress(OSError, http.client.HTTPException):
                 while True:
                     with lock:
@@ -226,7 +183,7 @@ with suite.check("kill -9 loses no revocation that was answered"):
 
 with suite.check(f"{REVOCATIONS} revocations in a row, beside {SESSIONS} sessions that none of them concerns"):
     def post_in_a_row(start):
-        api, begun = Api(), time.monotonic()
+        api, begun = Api(socket_path), time.monotonic()
         for number in range(start, start + REVOCATIONS):
             equal(api.ask("POST", "/v1/revocations", {"jti": f"row-{number}"})[0], 201)
         return REVOCATIONS / (time.monotonic() - begun)
