@@ -85,6 +85,8 @@ impl Connector {
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(config.timeout)
                     .response_timeout(config.timeout)
+                    // It would end a read that waits for entries, whatever response timeout its connection has.
+                    .overall_response_timeout(None)
                     .retries(1);
                 let builder = if *tls { builder.tls(TlsMode::Secure).certs(certificates) } else { builder };
                 Kind::Cluster(Box::new(builder.build()?))

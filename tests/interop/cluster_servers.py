@@ -228,7 +228,7 @@ with suite.check("a Redis Cluster of three masters"):
     for port, bus in zip(ports[1:], buses[1:]):
         equal(masters[0].call("CLUSTER", "MEET", "127.0.0.1", port, bus), "OK")
     until(lambda: all("cluster_state:ok" in master.call("CLUSTER", "INFO") for master in masters), "the cluster is complete")
-    nodes = start("cluster", f'url = "redis+cluster://{",".join(addresses)}"\n', 2)
+    nodes = start("cluster", f'url = "redis+cluster://{",".join(addresses)}"\n')
     check_online(nodes[0])
     exercise(nodes, "cluster")
     stop(nodes)
