@@ -64,10 +64,12 @@ struct Releases {
 pub struct Release {
     /// The sessions that it is counted with.
     pub key: SlotKey,
-    /// The id of this node under which the server has it.
+    /// The id of the node under which the server has it: this node, if it is not given back.
     pub node: Arc<str>,
     /// The id of the session.
     pub id: SessionId,
+    /// Whether it is given back to the session of another node.
+    pub is_returned: bool,
 }
 
 /// A slot to be registered at the server.
@@ -143,6 +145,18 @@ impl SlotRegistry {
         lock(&self.held).remove(&(id, key.clone())).is_some()
     }
 
+    /// Gives a slot back that a session has taken over which was refused then. `node` is the node of the session that had
+    /// it, and whether this is this one: then a session without a slot here has ended.
+    pub fn give_back(&self, key: &SlotKey, (node, is_this): (&str, bool), id: SessionId) {
+        let is_open = lock(&self.held).get_mut(&(id, key.clone())).map(|held| held.written = None).is_some();
+        if is_open {
+            self.note_incomplete();
+        } else if !is_this {
+            let release = Release { key: key.clone(), node: node.into(), id, is_returned: true };
+            self.push(release, (true, false));
+        }
+    }
+
     /// Notes that sessions of other nodes have taken over slots of these sessions. Their other slots are released when they
     /// end.
     pub fn lose_all(&self, ids: &[SessionId]) {
@@ -173,7 +187,8 @@ impl SlotRegistry {
             if !held.is_asked && !held.is_lost && !is_known {
                 let earlier = held.node.replace(Arc::clone(node)).filter(|earlier| earlier != node);
                 if let Some(node) = earlier.as_ref().filter(|_| held.written.is_none()) {
-                    uncertain.push(Release { key: entry.1.clone(), node: Arc::clone(node), id: entry.0 });
+                    let (key, node) = (entry.1.clone(), Arc::clone(node));
+                    uncertain.push(Release { key, node, id: entry.0, is_returned: false });
                 }
                 due.slots.push(DueSlot { entry: entry.clone(), opened: held.opened, earlier });
             }
@@ -272,7 +287,8 @@ impl SlotStore for SlotRegistry {
         drop(all);
         if let Some(node) = held.node {
             let is_uncertain = held.written.is_none();
-            self.push(Release { key: entry.1, node, id }, (!is_continued, is_continued || is_uncertain));
+            let release = Release { key: entry.1, node, id, is_returned: false };
+            self.push(release, (!is_continued, is_continued || is_uncertain));
         }
     }
 }

@@ -6,16 +6,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::{Cmd, Script};
 use tokio::time::{sleep, timeout_at};
 
 use super::keys::Keys;
 use super::link::{AskError, Link, PAUSE_MAX, is_up};
+use super::member::{member, session_of};
 use super::nodes::{Nodes, View};
 use super::purges::Purges;
 use super::slot_registry::{DueSlot, Entry, Release, SlotRegistry};
+use super::time::millis;
 use crate::policy::limits::OnSessionLimit;
 use crate::policy::session_slots::{Holder, SessionId};
 use crate::policy::shared_slots::{SlotAsk, SlotAsks};
@@ -107,7 +107,11 @@ impl Slots {
         let view = self.registered(link, nodes, deadline).await;
         let holder = Holder { id: asks.id, opened: clock::now() };
         let claims: Vec<_> = asks.slots.iter().map(|ask| self.claim(&ask.key, holder, view.as_deref())).collect();
-        let Some(view) = view else { return Taken::Unavailable(claims) };
+        let Some(view) = view else {
+            // The server may answer meanwhile.
+            self.registry.note_incomplete();
+            return Taken::Unavailable(claims);
+        };
         let asking = Asking { slots: self, link, view: &view, id: asks.id, treatment: asks.treatment, deadline };
         let answers = match asks.slots.as_slice() {
             [first, second] if asks.treatment == OnSessionLimit::CloseOldest => {
@@ -122,14 +126,12 @@ impl Slots {
             _ => Vec::new(),
         };
         let (mut full, mut failed) = (None, None);
-        let (mut replaced, mut elsewhere, now) = (Vec::new(), Vec::new(), clock::now());
+        let (mut removed, now) = (Vec::new(), clock::now());
         for (SlotAsk { key, .. }, answer) in asks.slots.iter().zip(answers) {
             match answer {
-                Ok(Answer::Taken(removed)) => {
+                Ok(Answer::Taken(members)) => {
                     self.registry.note_granted(key, asks.id, now);
-                    for id in removed.iter().filter_map(|member| session_of(member)) {
-                        if self.registry.lose(key, id) { replaced.push((key.clone(), id)) } else { elsewhere.push(id) }
-                    }
+                    removed.extend(members.into_iter().map(|member| (key, member)));
                 }
                 Ok(Answer::Full) => {
                     self.registry.note_refused(key, asks.id);
@@ -145,14 +147,36 @@ impl Slots {
                 }
             }
         }
+        if nodes.view().is_none_or(|current| current.id != view.id) {
+            // This node has another id now, under which its other slots may be registered already.
+            self.registry.note_incomplete();
+        }
+        if full.is_none() && failed.is_none() {
+            let (replaced, elsewhere) = self.note_replaced(removed);
+            return Taken::Held { claims, replaced, elsewhere };
+        }
+        // No session makes way for one that is refused.
+        for (key, member) in removed {
+            if let Some(((node, _), id)) = member.rsplit_once('/').zip(session_of(&member)) {
+                self.registry.give_back(key, (node, *node == *view.id), id);
+            }
+        }
         match (full, failed) {
             // The other claim, if the session has it, is released here.
             (Some(key), _) => Taken::Full(key),
-            (None, None) => Taken::Held { claims, replaced, elsewhere },
             // They are released here, since the server may have taken them.
             (None, Some(AskError::Late)) if self.can_ask(link, nodes) => Taken::Late,
-            (None, Some(_)) => Taken::Unavailable(claims),
+            (None, _) => Taken::Unavailable(claims),
         }
+    }
+
+    /// Notes that sessions have made way. Returns those of this node, and those of other nodes.
+    fn note_replaced(&self, removed: Vec<(&SlotKey, String)>) -> (Vec<(SlotKey, SessionId)>, Vec<SessionId>) {
+        let (mut replaced, mut elsewhere) = (Vec::new(), Vec::new());
+        for (key, id) in removed.into_iter().filter_map(|(key, member)| Some((key, session_of(&member)?))) {
+            if self.registry.lose(key, id) { replaced.push((key.clone(), id)) } else { elsewhere.push(id) }
+        }
+        (replaced, elsewhere)
     }
 
     /// Returns the nodes, if this one is registered. At the start of the node it may wait for that.
@@ -198,14 +222,16 @@ impl Slots {
     /// Releases slots at the server, and keeps the others registered there. Never returns.
     pub async fn run(&self, link: &Link, nodes: &Nodes) {
         let (mut states, mut registrations) = (link.changes(), nodes.registrations());
-        let (mut sweep, mut down_since, mut pause) = (Sweep::default(), None, PAUSE);
+        let (mut sweep, mut connected, mut pause) = (Sweep::default(), (0, self.started), PAUSE);
         loop {
-            let is_up = is_up(*states.borrow_and_update());
+            let state = *states.borrow_and_update();
+            let is_up = is_up(state);
             registrations.borrow_and_update();
-            if is_up && let Some(down_since) = down_since.take() {
-                self.registry.forget_since(Instant::checked_sub(&down_since, UNREPLICATED).unwrap_or(self.started));
-            } else if !is_up {
-                down_since = down_since.or_else(|| Some(clock::now()));
+            if is_up {
+                let (before, since) = std::mem::replace(&mut connected, (state, clock::now()));
+                if before != state {
+                    self.registry.forget_since(since.checked_sub(UNREPLICATED).unwrap_or(self.started));
+                }
             }
             let done = match nodes.live(clock::now()).filter(|_| is_up) {
                 Some(view) => self.send_all(link, &view, &mut sweep).await,
@@ -244,7 +270,7 @@ impl Slots {
             if releases.is_empty() {
                 break;
             }
-            let commands: Vec<_> = releases.iter().map(|release| self.release(release)).collect();
+            let commands: Vec<_> = releases.iter().flat_map(|release| self.release(release)).collect();
             // A release that the server answers with an error would not succeed later.
             if let Err(error @ (AskError::Away | AskError::Late)) = link.each(&commands).await {
                 self.registry.put_back(releases);
@@ -294,14 +320,10 @@ impl Slots {
         let mut commands = Vec::new();
         for DueSlot { entry: (id, key), opened, earlier } in slots {
             if let Some(node) = earlier {
-                commands.push(self.release(&Release { key: key.clone(), node: Arc::clone(node), id: *id }));
+                let (key, node) = (key.clone(), Arc::clone(node));
+                commands.extend(self.release(&Release { key, node, id: *id, is_returned: false }));
             }
-            let key = self.keys.named(key);
-            let mut add = redis::cmd("ZADD");
-            add.arg(&key).arg(view.millis_at(*opened)).arg(member(&view.id, *id));
-            let mut expire = redis::cmd("PEXPIRE");
-            expire.arg(&key).arg(millis(KEPT));
-            commands.extend([add, expire]);
+            commands.extend(add(&self.keys.named(key), view.millis_at(*opened), &member(&view.id, *id)));
         }
         if let Err(error @ (AskError::Away | AskError::Late)) = link.each(&commands).await {
             return Err(error);
@@ -311,11 +333,24 @@ impl Slots {
         Ok(())
     }
 
-    fn release(&self, release: &Release) -> Cmd {
+    fn release(&self, release: &Release) -> Vec<Cmd> {
+        let (key, member) = (self.keys.named(&release.key), member(&release.node, release.id));
+        if release.is_returned {
+            // It was the oldest one, and is again.
+            return add(&key, 0, &member).into();
+        }
         let mut command = redis::cmd("ZREM");
-        command.arg(self.keys.named(&release.key)).arg(member(&release.node, release.id));
-        command
+        command.arg(key).arg(member);
+        vec![command]
     }
+}
+
+/// Returns the commands that register a slot.
+fn add(key: &str, millis_opened: u64, member: &str) -> [Cmd; 2] {
+    let (mut add, mut expire) = (redis::cmd("ZADD"), redis::cmd("PEXPIRE"));
+    add.arg(key).arg(millis_opened).arg(member);
+    expire.arg(key).arg(millis(KEPT));
+    [add, expire]
 }
 
 /// A request for the slots of one session.
@@ -396,35 +431,5 @@ impl Asking<'_> {
             return Ok(Answer::Taken(answer));
         }
         Ok(Answer::Full)
-    }
-}
-
-/// Returns the name of a session of a node in a sorted set.
-fn member(node: &str, id: SessionId) -> String {
-    format!("{node}/{}", URL_SAFE_NO_PAD.encode(id.to_be_bytes()))
-}
-
-/// Returns the session of a name.
-fn session_of(member: &str) -> Option<SessionId> {
-    let bytes = URL_SAFE_NO_PAD.decode(member.rsplit_once('/')?.1).ok()?;
-    Some(SessionId::from_be_bytes(bytes.try_into().ok()?))
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_name_the_session() {
-        let name = member("1764273600000-ab12cd34", 7);
-        assert_eq!(name, "1764273600000-ab12cd34/AAAAAAAAAAAAAAAAAAAABw");
-        assert_eq!(session_of(&name), Some(7));
-        for other in ["", "x", "1-a/", "1-a/AAAA", "1-a/AAAAAAAAAAAAAAAAAAAAB!"] {
-            assert_eq!(session_of(other), None, "{other}");
-        }
     }
 }
