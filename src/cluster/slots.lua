@@ -10,7 +10,11 @@
 --
 -- Returns "1" and a member of each session that was removed for this one, or "0" if no slot is free. A node is dead if it
 -- is not in the list and was registered before that heartbeat: an id begins with the time of its registration, and is never
--- used again.
+-- used again. One that was registered long after now is from before the clock of the server was set back: by more than the
+-- longest node_timeout, so that the node has registered itself again if it is not dead.
+local SET_BACK = 600000
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local key, member, max = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local nodes = tonumber(ARGV[6])
 local function session_of(name)
@@ -30,7 +34,8 @@ if excess > 0 then
   end
   for _, other in ipairs(redis.call('ZRANGE', key, 0, -1)) do
     local node, registered = string.match(other, '^((%d+)%-[^/]*)/')
-    if heartbeat and node and not live[node] and tonumber(registered) < heartbeat then
+    local is_old = node and (tonumber(registered) < (heartbeat or 0) or tonumber(registered) > now + SET_BACK)
+    if heartbeat and is_old and not live[node] then
       redis.call('ZREM', key, other)
     else
       local session = session_of(other)
@@ -57,7 +62,6 @@ if excess > 0 then
     answer[#answer + 1] = members[sessions[i]][1]
   end
 end
-local time = redis.call('TIME')
-redis.call('ZADD', key, string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), member)
+redis.call('ZADD', key, string.format('%.0f', now), member)
 redis.call('PEXPIRE', key, ARGV[4])
 return answer
