@@ -10,10 +10,11 @@ pub(super) fn member(node: &str, id: SessionId) -> String {
     format!("{node}/{}", URL_SAFE_NO_PAD.encode(id.to_be_bytes()))
 }
 
-/// Returns the session of a name.
-pub(super) fn session_of(member: &str) -> Option<SessionId> {
-    let bytes = URL_SAFE_NO_PAD.decode(member.rsplit_once('/')?.1).ok()?;
-    Some(SessionId::from_be_bytes(bytes.try_into().ok()?))
+/// Returns the node and the session of a name.
+pub(super) fn node_and_session(member: &str) -> Option<(&str, SessionId)> {
+    let (node, session) = member.rsplit_once('/')?;
+    let bytes = URL_SAFE_NO_PAD.decode(session).ok()?;
+    Some((node, SessionId::from_be_bytes(bytes.try_into().ok()?)))
 }
 
 #[cfg(test)]
@@ -24,9 +25,9 @@ mod tests {
     fn members_name_the_session() {
         let name = member("1764273600000-ab12cd34", 7);
         assert_eq!(name, "1764273600000-ab12cd34/AAAAAAAAAAAAAAAAAAAABw");
-        assert_eq!(session_of(&name), Some(7));
+        assert_eq!(node_and_session(&name), Some(("1764273600000-ab12cd34", 7)));
         for other in ["", "x", "1-a/", "1-a/AAAA", "1-a/AAAAAAAAAAAAAAAAAAAAB!"] {
-            assert_eq!(session_of(other), None, "{other}");
+            assert_eq!(node_and_session(other), None, "{other}");
         }
     }
 }

@@ -64,12 +64,10 @@ struct Releases {
 pub struct Release {
     /// The sessions that it is counted with.
     pub key: SlotKey,
-    /// The id of the node under which the server has it: this node, if it is not given back.
+    /// The id of the node under which the server has it: this one, unless the session makes way for one of this node.
     pub node: Arc<str>,
     /// The id of the session.
     pub id: SessionId,
-    /// Whether it is given back to the session of another node.
-    pub is_returned: bool,
 }
 
 /// A slot to be registered at the server.
@@ -145,16 +143,9 @@ impl SlotRegistry {
         lock(&self.held).remove(&(id, key.clone())).is_some()
     }
 
-    /// Gives a slot back that a session has taken over which was refused then. `node` is the node of the session that had
-    /// it, and whether this is this one: then a session without a slot here has ended.
-    pub fn give_back(&self, key: &SlotKey, (node, is_this): (&str, bool), id: SessionId) {
-        let is_open = lock(&self.held).get_mut(&(id, key.clone())).map(|held| held.written = None).is_some();
-        if is_open {
-            self.note_incomplete();
-        } else if !is_this {
-            let release = Release { key: key.clone(), node: node.into(), id, is_returned: true };
-            self.push(release, (true, false));
-        }
+    /// Releases the slot of a session of any node that makes way for one of this node.
+    pub fn release_of(&self, key: &SlotKey, node: &str, id: SessionId) {
+        self.push(Release { key: key.clone(), node: node.into(), id }, (true, false));
     }
 
     /// Notes that sessions of other nodes have taken over slots of these sessions. Their other slots are released when they
@@ -187,8 +178,7 @@ impl SlotRegistry {
             if !held.is_asked && !held.is_lost && !is_known {
                 let earlier = held.node.replace(Arc::clone(node)).filter(|earlier| earlier != node);
                 if let Some(node) = earlier.as_ref().filter(|_| held.written.is_none()) {
-                    let (key, node) = (entry.1.clone(), Arc::clone(node));
-                    uncertain.push(Release { key, node, id: entry.0, is_returned: false });
+                    uncertain.push(Release { key: entry.1.clone(), node: Arc::clone(node), id: entry.0 });
                 }
                 due.slots.push(DueSlot { entry: entry.clone(), opened: held.opened, earlier });
             }
@@ -287,8 +277,7 @@ impl SlotStore for SlotRegistry {
         drop(all);
         if let Some(node) = held.node {
             let is_uncertain = held.written.is_none();
-            let release = Release { key: entry.1, node, id, is_returned: false };
-            self.push(release, (!is_continued, is_continued || is_uncertain));
+            self.push(Release { key: entry.1, node, id }, (!is_continued, is_continued || is_uncertain));
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout_at};
 
 use super::keys::Keys;
 use super::link::{AskError, Link, PAUSE_MAX, is_up};
-use super::member::{member, session_of};
+use super::member::{member, node_and_session};
 use super::nodes::{Nodes, View};
 use super::purges::Purges;
 use super::slot_registry::{DueSlot, Entry, Release, SlotRegistry};
@@ -151,30 +151,35 @@ impl Slots {
             // This node has another id now, under which its other slots may be registered already.
             self.registry.note_incomplete();
         }
-        if full.is_none() && failed.is_none() {
-            let (replaced, elsewhere) = self.note_replaced(removed);
-            return Taken::Held { claims, replaced, elsewhere };
-        }
-        // No session makes way for one that is refused.
-        for (key, member) in removed {
-            if let Some(((node, _), id)) = member.rsplit_once('/').zip(session_of(&member)) {
-                self.registry.give_back(key, (node, *node == *view.id), id);
-            }
-        }
         match (full, failed) {
             // The other claim, if the session has it, is released here.
             (Some(key), _) => Taken::Full(key),
+            (None, None) => {
+                let (replaced, elsewhere) = self.note_replaced(asks, &removed, &view);
+                Taken::Held { claims, replaced, elsewhere }
+            }
             // They are released here, since the server may have taken them.
             (None, Some(AskError::Late)) if self.can_ask(link, nodes) => Taken::Late,
-            (None, _) => Taken::Unavailable(claims),
+            (None, Some(_)) => Taken::Unavailable(claims),
         }
     }
 
-    /// Notes that sessions have made way. Returns those of this node, and those of other nodes.
-    fn note_replaced(&self, removed: Vec<(&SlotKey, String)>) -> (Vec<(SlotKey, SessionId)>, Vec<SessionId>) {
+    /// Has sessions make way, whose members these are. Returns those of this node, and those of other nodes.
+    fn note_replaced(
+        &self,
+        asks: &SlotAsks,
+        members: &[(&SlotKey, String)],
+        view: &View,
+    ) -> (Vec<(SlotKey, SessionId)>, Vec<SessionId>) {
         let (mut replaced, mut elsewhere) = (Vec::new(), Vec::new());
-        for (key, id) in removed.into_iter().filter_map(|(key, member)| Some((key, session_of(&member)?))) {
-            if self.registry.lose(key, id) { replaced.push((key.clone(), id)) } else { elsewhere.push(id) }
+        for (key, member) in members {
+            let Some((node, id)) = node_and_session(member) else { continue };
+            asks.slots.iter().for_each(|ask| self.registry.release_of(&ask.key, node, id));
+            if self.registry.lose(key, id) {
+                replaced.push(((*key).clone(), id));
+            } else if *node != *view.id && !elsewhere.contains(&id) {
+                elsewhere.push(id);
+            }
         }
         (replaced, elsewhere)
     }
@@ -270,7 +275,7 @@ impl Slots {
             if releases.is_empty() {
                 break;
             }
-            let commands: Vec<_> = releases.iter().flat_map(|release| self.release(release)).collect();
+            let commands: Vec<_> = releases.iter().map(|release| self.release(release)).collect();
             // A release that the server answers with an error would not succeed later.
             if let Err(error @ (AskError::Away | AskError::Late)) = link.each(&commands).await {
                 self.registry.put_back(releases);
@@ -320,10 +325,14 @@ impl Slots {
         let mut commands = Vec::new();
         for DueSlot { entry: (id, key), opened, earlier } in slots {
             if let Some(node) = earlier {
-                let (key, node) = (key.clone(), Arc::clone(node));
-                commands.extend(self.release(&Release { key, node, id: *id, is_returned: false }));
+                commands.push(self.release(&Release { key: key.clone(), node: Arc::clone(node), id: *id }));
             }
-            commands.extend(add(&self.keys.named(key), view.millis_at(*opened), &member(&view.id, *id)));
+            let key = self.keys.named(key);
+            let mut add = redis::cmd("ZADD");
+            add.arg(&key).arg(view.millis_at(*opened)).arg(member(&view.id, *id));
+            let mut expire = redis::cmd("PEXPIRE");
+            expire.arg(&key).arg(millis(KEPT));
+            commands.extend([add, expire]);
         }
         if let Err(error @ (AskError::Away | AskError::Late)) = link.each(&commands).await {
             return Err(error);
@@ -333,24 +342,11 @@ impl Slots {
         Ok(())
     }
 
-    fn release(&self, release: &Release) -> Vec<Cmd> {
-        let (key, member) = (self.keys.named(&release.key), member(&release.node, release.id));
-        if release.is_returned {
-            // It was the oldest one, and is again.
-            return add(&key, 0, &member).into();
-        }
+    fn release(&self, release: &Release) -> Cmd {
         let mut command = redis::cmd("ZREM");
-        command.arg(key).arg(member);
-        vec![command]
+        command.arg(self.keys.named(&release.key)).arg(member(&release.node, release.id));
+        command
     }
-}
-
-/// Returns the commands that register a slot.
-fn add(key: &str, millis_opened: u64, member: &str) -> [Cmd; 2] {
-    let (mut add, mut expire) = (redis::cmd("ZADD"), redis::cmd("PEXPIRE"));
-    add.arg(key).arg(millis_opened).arg(member);
-    expire.arg(key).arg(millis(KEPT));
-    [add, expire]
 }
 
 /// A request for the slots of one session.
@@ -366,7 +362,7 @@ struct Asking<'a> {
 /// The answer for one slot.
 #[derive(Debug)]
 enum Answer {
-    /// The session has it. These members were removed for it.
+    /// The session has it. The sessions of these members make way.
     Taken(Vec<String>),
     /// No slot is free.
     Full,

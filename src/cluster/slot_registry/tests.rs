@@ -142,24 +142,6 @@ fn a_slot_that_was_taken_over_is_not_held() {
 }
 
 #[test]
-fn a_slot_is_given_back_if_the_session_that_took_it_is_refused() {
-    let (registry, now) = (SlotRegistry::default(), clock::now());
-    registry.ask(&key(1), holder(1), Some(&node("1-a")));
-    registry.note_granted(&key(1), 1, now);
-    assert_eq!(due(&registry, "1-a"), []);
-    // One of this node is registered again, and one of another node is sent before the release of the taken slot.
-    for (node, is_this, id) in [("1-a", true, 1), ("1-b", false, 2), ("1-a", true, 4)] {
-        registry.give_back(&key(1), (node, is_this), id);
-    }
-    registry.ask(&key(1), holder(3), Some(&node("1-a")));
-    registry.release(&key(1), 3, false);
-    assert!(registry.take_incomplete() && due(&registry, "1-a") == [1] && registry.holds(&key(1), 1));
-    let sent = registry.take_releases(usize::MAX, now);
-    let sent: Vec<_> = sent.iter().map(|release| (release.id, &*release.node, release.is_returned)).collect();
-    assert_eq!(sent, [(2, "1-b", true), (3, "1-a", false)]);
-}
-
-#[test]
 fn the_number_of_releases_is_limited_and_unsent_ones_come_first() {
     let registry = SlotRegistry::default();
     for id in 0..=RELEASES_MAX as SessionId {
