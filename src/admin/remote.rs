@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::filter::{Filter, Selection};
 use super::listing::{Question, for_node};
@@ -26,12 +26,14 @@ use crate::ws::frame::Message;
 /// The interval between two lines about operations that are not executed.
 const LOGGED: Duration = Duration::from_mins(1);
 
-/// The maximum number of fresh tokens in progress.
+/// The maximum number of fresh tokens in progress, and the longest time that a further one, and the operations after it,
+/// wait for the end of one: a node that was away reads many at once.
 const RENEWALS_MAX: usize = 64;
+const RENEWALS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The interval at which the end of the upgrade is looked for by which this process got its sessions.
 const LOOK: Duration = Duration::from_millis(50);
-/// Closes are executed again that were published in this time before such an upgrade.
+/// Operations are executed again that were published in this time before such an upgrade.
 const BEFORE_UPGRADE: Duration = Duration::from_secs(10);
 /// The number of attempts to read them, and the pause between two.
 const ATTEMPTS: u32 = 10;
@@ -39,13 +41,13 @@ const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Executes operations until the process ends.
 pub(super) async fn serve(control: &Control, cluster: &Cluster) {
-    // The receiver exists before closes are repeated.
+    // The receiver exists before operations are repeated.
     let operations = cluster.events.operations();
-    tokio::join!(execute(control, cluster, operations), repeat_closes(control, cluster));
+    tokio::join!(execute(control, cluster, operations), repeat_operations(control, cluster));
 }
 
-/// Executes the closes of the time of an upgrade again when no session is on its way to this process any more.
-async fn repeat_closes(control: &Control, cluster: &Cluster) {
+/// Executes the closes and fresh tokens of the time of an upgrade again when no session is on its way to this process any more.
+async fn repeat_operations(control: &Control, cluster: &Cluster) {
     let facts = control.facts();
     let Some(before) = &facts.handed_over else { return };
     while !before.is_complete() {
@@ -54,12 +56,14 @@ async fn repeat_closes(control: &Control, cluster: &Cluster) {
     let ended = clock::now();
     for _ in 0..ATTEMPTS {
         let since = clock::now().saturating_duration_since(facts.started);
-        if cluster.repeat_closes(since.saturating_add(BEFORE_UPGRADE)).await.is_ok() {
-            return tracing::debug!(took = ?clock::now().saturating_duration_since(ended), "closes of the upgrade are repeated");
+        if cluster.repeat_operations(since.saturating_add(BEFORE_UPGRADE)).await.is_ok() {
+            return tracing::debug!(took = ?clock::now().saturating_duration_since(ended), "closes and fresh tokens of the upgrade are repeated");
         }
         sleep(ATTEMPT_PAUSE).await;
     }
-    tracing::warn!("closes of other nodes during the upgrade may be missing: the cluster's server does not answer");
+    tracing::warn!(
+        "closes and fresh tokens of other nodes during the upgrade may be missing: the cluster's server does not answer"
+    );
 }
 
 /// Executes operations. Never returns before the process ends.
@@ -73,7 +77,7 @@ async fn execute(control: &Control, cluster: &Cluster, mut operations: Receiver<
             OperationKind::Send => send(control, published, &text, payload).await,
             OperationKind::Question => answer(control, cluster, &text, &payload).await,
             OperationKind::Renew => {
-                renew(control, cluster, (&tasks, &permits), &text, &payload);
+                renew(control, cluster, (&tasks, &permits), &text, &payload).await;
                 Ok(())
             }
         };
@@ -124,7 +128,7 @@ async fn answer(control: &Control, cluster: &Cluster, text: &str, question: &[u8
 }
 
 /// Renews sessions with a fresh token. Keys may have to be fetched first, which later operations do not wait for.
-fn renew(
+async fn renew(
     control: &Control,
     cluster: &Cluster,
     (tasks, permits): (&Tasks, &Arc<Semaphore>),
@@ -134,7 +138,7 @@ fn renew(
     let Some(shared) = cluster.open_renewal(text, payload) else {
         return tracing::debug!("a fresh token of another node cannot be opened: its secret_file differs");
     };
-    let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
+    let Ok(Ok(permit)) = timeout(RENEWALS_PAUSE, Arc::clone(permits).acquire_owned()).await else {
         return tracing::debug!("too many fresh tokens of other nodes are in progress");
     };
     let gateway = Arc::clone(control.gateway());

@@ -11,8 +11,8 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline,
-    ProtocolVersion, RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, Pipeline,
+    ProtocolVersion, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
 use crate::config::{ClusterConfig, ClusterServers, RedisAddress};
@@ -28,7 +28,9 @@ pub struct Connector(Kind);
 
 enum Kind {
     Single(Box<Client>),
-    Sentinel(Box<SentinelClient>),
+    /// The second one has another login at the sentinels, if there is one: many sentinels want none, although their master
+    /// does.
+    Sentinel(Box<SentinelClient>, Option<Box<SentinelClient>>),
     Cluster(Box<ClusterClient>),
 }
 
@@ -36,7 +38,7 @@ impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.0 {
             Kind::Single(_) => "Single",
-            Kind::Sentinel(_) => "Sentinel",
+            Kind::Sentinel(..) => "Sentinel",
             Kind::Cluster(_) => "Cluster",
         };
         f.debug_tuple("Connector").field(&kind).finish()
@@ -73,7 +75,11 @@ impl Connector {
                 Kind::Single(Box::new(client))
             }
             ClusterServers::Sentinel { sentinels, master, tls, db } => {
-                Kind::Sentinel(Box::new(sentinel(config, sentinels, master, (*tls, *db), certificates)?))
+                let client = |has_login| {
+                    sentinel(config, sentinels, master, (*tls, *db), (certificates.clone(), has_login)).map(Box::new)
+                };
+                let other = config.password.is_some().then(|| client(false)).transpose()?;
+                Kind::Sentinel(client(true)?, other)
             }
             ClusterServers::Cluster { nodes, tls } => {
                 let infos = nodes.iter().map(|(host, port)| {
@@ -105,7 +111,16 @@ impl Connector {
             Kind::Single(client) => {
                 Connection::Single(client.get_multiplexed_async_connection_with_config(&config).await?)
             }
-            Kind::Sentinel(client) => Connection::Single(client.get_async_connection_with_config(&config).await?),
+            Kind::Sentinel(client, other) => match (client.get_async_connection_with_config(&config).await, other) {
+                (Err(error), Some(other)) if is_of_login(&error) => {
+                    let connection = other.get_async_connection_with_config(&config).await;
+                    let connection = connection.map_err(|other| if is_of_login(&other) { error } else { other })?;
+                    // The next connection begins with this login.
+                    std::mem::swap(client, other);
+                    Connection::Single(connection)
+                }
+                (connection, _) => Connection::Single(connection?),
+            },
             Kind::Cluster(client) => {
                 let config = redis::cluster::ClusterConfig::new().set_connection_timeout(within);
                 let config = match response_timeout {
@@ -169,22 +184,32 @@ impl ConnectionLike for Connection {
     }
 }
 
+/// Whether a server refuses a login, or wants one.
+fn is_of_login(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed || error.code() == Some("NOAUTH")
+}
+
 fn sentinel(
     config: &ClusterConfig,
     sentinels: &[(String, u16)],
     master: &str,
     (tls, db): (bool, u32),
-    certificates: TlsCertificates,
+    (certificates, has_login): (TlsCertificates, bool),
 ) -> RedisResult<SentinelClient> {
     let addresses = sentinels.iter().map(|(host, port)| address_of(&RedisAddress::Tcp(host.clone(), *port), tls));
     let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
         .set_client_to_redis_db(db.into())
         .set_client_to_redis_protocol(ProtocolVersion::RESP3);
     if let Some(username) = &config.username {
-        builder = builder.set_client_to_redis_username(username).set_client_to_sentinel_username(username);
+        builder = builder.set_client_to_redis_username(username);
     }
     if let Some(password) = &config.password {
         builder = builder.set_client_to_redis_password(password.as_str());
+    }
+    if let Some(username) = config.username.as_ref().filter(|_| has_login) {
+        builder = builder.set_client_to_sentinel_username(username);
+    }
+    if let Some(password) = config.password.as_ref().filter(|_| has_login) {
         builder = builder.set_client_to_sentinel_password(password.as_str());
     }
     if tls {

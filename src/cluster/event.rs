@@ -67,6 +67,11 @@ impl fmt::Debug for Operation {
 }
 
 impl OperationKind {
+    /// Whether sessions that are on their way to another process need it when they have arrived. It may be executed twice.
+    pub fn is_repeated(self) -> bool {
+        matches!(self, Self::Close | Self::Renew)
+    }
+
     /// Whether it concerns this node if it was published this long ago.
     pub fn is_current(self, age: Duration) -> bool {
         age <= match self {
@@ -330,6 +335,15 @@ mod tests {
                 "{kind:?}"
             );
         }
+    }
+
+    #[test]
+    fn closes_and_fresh_tokens_are_repeated_after_an_upgrade_of_the_program() {
+        let repeated = OperationKind::ALL.map(OperationKind::is_repeated);
+        assert_eq!(
+            (OperationKind::ALL.map(OperationKind::label), repeated),
+            (["close", "send", "question", "renew"], [true, false, false, true])
+        );
     }
 
     #[test]

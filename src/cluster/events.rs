@@ -2,9 +2,9 @@
 //!
 //! They are entries of two streams at the server, which each node reads with a blocking command: a node that reads gets
 //! an entry as soon as it is written, as by a broadcast, and a node that was away reads on where it ended. Each process
-//! executes an entry at most once, and never its own; at the end of an upgrade it executes the closes of its time again.
-//! Revocations are kept in a set besides, for nodes that were away for longer than the streams reach. An operation that
-//! is read too late is skipped, see [`super::event`].
+//! executes an entry at most once, and never its own; at the end of an upgrade it executes the closes and fresh tokens of
+//! its time again. Revocations are kept in a set besides, for nodes that were away for longer than the streams reach. An
+//! operation that is read too late is skipped, see [`super::event`].
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use redis::{Script, Value};
 use tokio::sync::{mpsc, watch};
 
-use super::event::{Entry, EntryId, Event, Operation, OperationKind, PAYLOAD_MAX_BYTES, TEXT_MAX_BYTES, entries};
+use super::event::{Entry, EntryId, Event, Operation, PAYLOAD_MAX_BYTES, TEXT_MAX_BYTES, entries};
 use super::event_counts::EventCounts;
 use super::keys::Keys;
 use super::link::{Link, Unavailable};
@@ -172,12 +172,12 @@ impl Events {
         Ok(self.publish(link, Event::Operation(operation)).await?)
     }
 
-    /// Hands the closes and the replaced sessions over once more that other processes have published within this span:
+    /// Hands the closes, the fresh tokens and the replaced sessions over once more that other processes have published within this span:
     /// sessions that were on their way to this process have missed them. It changes nothing for the others.
     ///
     /// # Errors
     /// If the server does not answer in time.
-    pub async fn repeat_closes(&self, link: &Link, within: Duration) -> Result<(), Unavailable> {
+    pub async fn repeat_operations(&self, link: &Link, within: Duration) -> Result<(), Unavailable> {
         let [control, _] = &self.streams;
         let (server_millis, read): (u64, _) = (link.script(&self.clock.key(control)).await?, clock::now());
         let first = EntryId(server_millis.saturating_sub(millis(within)), 0);
@@ -188,7 +188,7 @@ impl Events {
             let published = Published { age: of_millis(server_millis.saturating_sub(id.0)), read };
             match content.filter(|(from, _)| **from != *self.instance) {
                 Some((_, Event::Replaced(ids))) => self.notify_of_replaced(ids).await,
-                Some((_, Event::Operation(operation))) if operation.kind == OperationKind::Close => {
+                Some((_, Event::Operation(operation))) if operation.kind.is_repeated() => {
                     self.hand_over(operation, published).await;
                 }
                 _ => {}

@@ -117,12 +117,12 @@ impl Cluster {
         true
     }
 
-    /// Executes closes once more. See [`Events::repeat_closes`].
+    /// Executes closes and fresh tokens once more. See [`Events::repeat_operations`].
     ///
     /// # Errors
     /// If the server does not answer in time.
-    pub async fn repeat_closes(&self, within: Duration) -> Result<(), Unavailable> {
-        self.events.repeat_closes(&self.link, within).await
+    pub async fn repeat_operations(&self, within: Duration) -> Result<(), Unavailable> {
+        self.events.repeat_operations(&self.link, within).await
     }
 
     /// Ends the registration of this node, for `cluster.timeout` at most.

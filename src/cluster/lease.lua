@@ -31,6 +31,11 @@ for i = 1, #fields, 2 do
   else
     local k, e, w, s = string.match(fields[i + 1], '(%d+):(%d+):(%d+):(%d+)')
     k, e, w, s = tonumber(k), tonumber(e), tonumber(w), tonumber(s)
+    if e > now + LEASE then
+      -- It is from before the clock was set back.
+      e = now + LEASE
+      redis.call('HSET', KEYS[1], fields[i], string.format('%.0f:%.0f:%.0f:%.0f', k, e, w, s))
+    end
     if e <= now then
       dead[#dead + 1] = fields[i]
     elseif fields[i] == node then

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod leases;
 pub mod link;
 mod log_limit;
+mod member;
 pub mod nodes;
 mod outbox;
 mod purges;

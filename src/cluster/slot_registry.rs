@@ -64,7 +64,7 @@ struct Releases {
 pub struct Release {
     /// The sessions that it is counted with.
     pub key: SlotKey,
-    /// The id of this node under which the server has it.
+    /// The id of the node under which the server has it: this one, unless the session makes way for one of this node.
     pub node: Arc<str>,
     /// The id of the session.
     pub id: SessionId,
@@ -141,6 +141,11 @@ impl SlotRegistry {
     /// Removes a slot that another session has taken over. Returns whether it was here.
     pub fn lose(&self, key: &SlotKey, id: SessionId) -> bool {
         lock(&self.held).remove(&(id, key.clone())).is_some()
+    }
+
+    /// Releases the slot of a session of any node that makes way for one of this node.
+    pub fn release_of(&self, key: &SlotKey, node: &str, id: SessionId) {
+        self.push(Release { key: key.clone(), node: node.into(), id }, (true, false));
     }
 
     /// Notes that sessions of other nodes have taken over slots of these sessions. Their other slots are released when they

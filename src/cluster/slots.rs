@@ -6,16 +6,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::{Cmd, Script};
 use tokio::time::{sleep, timeout_at};
 
 use super::keys::Keys;
 use super::link::{AskError, Link, PAUSE_MAX, is_up};
+use super::member::{member, node_and_session};
 use super::nodes::{Nodes, View};
 use super::purges::Purges;
 use super::slot_registry::{DueSlot, Entry, Release, SlotRegistry};
+use super::time::millis;
 use crate::policy::limits::OnSessionLimit;
 use crate::policy::session_slots::{Holder, SessionId};
 use crate::policy::shared_slots::{SlotAsk, SlotAsks};
@@ -107,7 +107,11 @@ impl Slots {
         let view = self.registered(link, nodes, deadline).await;
         let holder = Holder { id: asks.id, opened: clock::now() };
         let claims: Vec<_> = asks.slots.iter().map(|ask| self.claim(&ask.key, holder, view.as_deref())).collect();
-        let Some(view) = view else { return Taken::Unavailable(claims) };
+        let Some(view) = view else {
+            // The server may answer meanwhile.
+            self.registry.note_incomplete();
+            return Taken::Unavailable(claims);
+        };
         let asking = Asking { slots: self, link, view: &view, id: asks.id, treatment: asks.treatment, deadline };
         let answers = match asks.slots.as_slice() {
             [first, second] if asks.treatment == OnSessionLimit::CloseOldest => {
@@ -122,14 +126,12 @@ impl Slots {
             _ => Vec::new(),
         };
         let (mut full, mut failed) = (None, None);
-        let (mut replaced, mut elsewhere, now) = (Vec::new(), Vec::new(), clock::now());
+        let (mut removed, now) = (Vec::new(), clock::now());
         for (SlotAsk { key, .. }, answer) in asks.slots.iter().zip(answers) {
             match answer {
-                Ok(Answer::Taken(removed)) => {
+                Ok(Answer::Taken(members)) => {
                     self.registry.note_granted(key, asks.id, now);
-                    for id in removed.iter().filter_map(|member| session_of(member)) {
-                        if self.registry.lose(key, id) { replaced.push((key.clone(), id)) } else { elsewhere.push(id) }
-                    }
+                    removed.extend(members.into_iter().map(|member| (key, member)));
                 }
                 Ok(Answer::Full) => {
                     self.registry.note_refused(key, asks.id);
@@ -145,14 +147,41 @@ impl Slots {
                 }
             }
         }
+        if nodes.view().is_none_or(|current| current.id != view.id) {
+            // This node has another id now, under which its other slots may be registered already.
+            self.registry.note_incomplete();
+        }
         match (full, failed) {
             // The other claim, if the session has it, is released here.
             (Some(key), _) => Taken::Full(key),
-            (None, None) => Taken::Held { claims, replaced, elsewhere },
+            (None, None) => {
+                let (replaced, elsewhere) = self.note_replaced(asks, &removed, &view);
+                Taken::Held { claims, replaced, elsewhere }
+            }
             // They are released here, since the server may have taken them.
             (None, Some(AskError::Late)) if self.can_ask(link, nodes) => Taken::Late,
             (None, Some(_)) => Taken::Unavailable(claims),
         }
+    }
+
+    /// Has sessions make way, whose members these are. Returns those of this node, and those of other nodes.
+    fn note_replaced(
+        &self,
+        asks: &SlotAsks,
+        members: &[(&SlotKey, String)],
+        view: &View,
+    ) -> (Vec<(SlotKey, SessionId)>, Vec<SessionId>) {
+        let (mut replaced, mut elsewhere) = (Vec::new(), Vec::new());
+        for (key, member) in members {
+            let Some((node, id)) = node_and_session(member) else { continue };
+            asks.slots.iter().for_each(|ask| self.registry.release_of(&ask.key, node, id));
+            if self.registry.lose(key, id) {
+                replaced.push(((*key).clone(), id));
+            } else if *node != *view.id && !elsewhere.contains(&id) {
+                elsewhere.push(id);
+            }
+        }
+        (replaced, elsewhere)
     }
 
     /// Returns the nodes, if this one is registered. At the start of the node it may wait for that.
@@ -198,14 +227,16 @@ impl Slots {
     /// Releases slots at the server, and keeps the others registered there. Never returns.
     pub async fn run(&self, link: &Link, nodes: &Nodes) {
         let (mut states, mut registrations) = (link.changes(), nodes.registrations());
-        let (mut sweep, mut down_since, mut pause) = (Sweep::default(), None, PAUSE);
+        let (mut sweep, mut connected, mut pause) = (Sweep::default(), (0, self.started), PAUSE);
         loop {
-            let is_up = is_up(*states.borrow_and_update());
+            let state = *states.borrow_and_update();
+            let is_up = is_up(state);
             registrations.borrow_and_update();
-            if is_up && let Some(down_since) = down_since.take() {
-                self.registry.forget_since(Instant::checked_sub(&down_since, UNREPLICATED).unwrap_or(self.started));
-            } else if !is_up {
-                down_since = down_since.or_else(|| Some(clock::now()));
+            if is_up {
+                let (before, since) = std::mem::replace(&mut connected, (state, clock::now()));
+                if before != state {
+                    self.registry.forget_since(since.checked_sub(UNREPLICATED).unwrap_or(self.started));
+                }
             }
             let done = match nodes.live(clock::now()).filter(|_| is_up) {
                 Some(view) => self.send_all(link, &view, &mut sweep).await,
@@ -331,7 +362,7 @@ struct Asking<'a> {
 /// The answer for one slot.
 #[derive(Debug)]
 enum Answer {
-    /// The session has it. These members were removed for it.
+    /// The session has it. The sessions of these members make way.
     Taken(Vec<String>),
     /// No slot is free.
     Full,
@@ -396,35 +427,5 @@ impl Asking<'_> {
             return Ok(Answer::Taken(answer));
         }
         Ok(Answer::Full)
-    }
-}
-
-/// Returns the name of a session of a node in a sorted set.
-fn member(node: &str, id: SessionId) -> String {
-    format!("{node}/{}", URL_SAFE_NO_PAD.encode(id.to_be_bytes()))
-}
-
-/// Returns the session of a name.
-fn session_of(member: &str) -> Option<SessionId> {
-    let bytes = URL_SAFE_NO_PAD.decode(member.rsplit_once('/')?.1).ok()?;
-    Some(SessionId::from_be_bytes(bytes.try_into().ok()?))
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_name_the_session() {
-        let name = member("1764273600000-ab12cd34", 7);
-        assert_eq!(name, "1764273600000-ab12cd34/AAAAAAAAAAAAAAAAAAAABw");
-        assert_eq!(session_of(&name), Some(7));
-        for other in ["", "x", "1-a/", "1-a/AAAA", "1-a/AAAAAAAAAAAAAAAAAAAAB!"] {
-            assert_eq!(session_of(other), None, "{other}");
-        }
     }
 }

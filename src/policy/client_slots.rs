@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::counters::{Counters, LimitedClient, RouteAddress, RouteIdentity};
 use super::limits::{LimitKind, Limits, OnSessionLimit};
 use super::rejection::Rejection;
-use super::session_slots::{Holder, SessionId, SessionSlot, SessionSlots};
+use super::session_slots::{Holder, SessionId, SessionSlot, SessionSlots, SlotLimit};
 use super::shared_slots::{self, SharedSlots};
 use super::slot_store::{Claim, SlotKey};
 
@@ -142,8 +142,8 @@ fn take(
     let per_subject = limits.sessions_per_subject.filter(|_| of_subject == treatment);
     // Where the answer counts, the oldest sessions of all processes have made way already.
     let has_way = treatment == OnSessionLimit::CloseOldest && shared.is_counted();
-    let share = |max| if has_way { NonZeroU32::MAX } else { shared.share(max) };
-    let [per_address, per_subject] = [per_address, per_subject].map(|max| max.map(share));
+    let limit = |max| if has_way { NonZeroU32::MAX.into() } else { SlotLimit { max, share: shared.share(max) } };
+    let [per_address, per_subject] = [per_address, per_subject].map(|max| max.map(limit));
     let mut taken = TakenSlots::default();
     for (key, id) in shared.replaced {
         match key {
@@ -153,18 +153,18 @@ fn take(
         taken.replaced.push(id);
     }
     taken.slots.claims = shared.claims;
-    if let (OnSessionLimit::CloseOldest, false, Some(max)) =
+    if let (OnSessionLimit::CloseOldest, false, Some(both)) =
         (treatment, limits.is_reporting(), per_address.zip(per_subject))
     {
-        taken.replaced.extend(release_common(counters, client, max));
+        taken.replaced.extend(release_common(counters, client, both));
     }
-    if let Some(max) = per_address {
-        let limit = (treatment, limits.is_reporting(), LimitKind::SessionsPerAddress, max);
+    if let Some(limit) = per_address {
+        let limit = (treatment, limits.is_reporting(), LimitKind::SessionsPerAddress, limit);
         let slot = take_one(counters.by_address(), client.address_key(), holder, limit, &mut taken);
         taken.slots.address = Some(slot.ok_or(Rejection::AddressSessions)?);
     }
-    if let Some(max) = per_subject {
-        let limit = (treatment, limits.is_reporting(), LimitKind::SessionsPerSubject, max);
+    if let Some(limit) = per_subject {
+        let limit = (treatment, limits.is_reporting(), LimitKind::SessionsPerSubject, limit);
         let slot = take_one(counters.by_subject(), client.subject_key(), holder, limit, &mut taken);
         taken.slots.subject = Some(slot.ok_or(Rejection::SubjectSessions)?);
     }
@@ -176,7 +176,7 @@ fn take(
 fn release_common(
     counters: &Counters,
     client: LimitedClient<'_>,
-    (per_address, per_subject): (NonZeroU32, NonZeroU32),
+    (per_address, per_subject): (SlotLimit, SlotLimit),
 ) -> Vec<SessionId> {
     let (by_address, by_subject) = (counters.by_address(), counters.by_subject());
     let (address, subject) = (client.address_key(), client.subject_key());
@@ -195,18 +195,18 @@ fn take_one<K: Hash + Eq + Clone>(
     slots: &SessionSlots<K>,
     key: K,
     holder: Holder,
-    (treatment, is_reporting, kind, max): (OnSessionLimit, bool, LimitKind, NonZeroU32),
+    (treatment, is_reporting, kind, limit): (OnSessionLimit, bool, LimitKind, SlotLimit),
     taken: &mut TakenSlots,
 ) -> Option<SessionSlot<K>> {
     if is_reporting {
         let (slot, before) = slots.add(key, holder);
-        taken.exceeded.extend((before >= max.get()).then_some(kind));
+        taken.exceeded.extend((before >= limit.share.get()).then_some(kind));
         return Some(slot);
     }
     match treatment {
-        OnSessionLimit::Refuse => slots.take(key, holder, max),
+        OnSessionLimit::Refuse => slots.take(key, holder, limit.share),
         OnSessionLimit::CloseOldest => {
-            let (slot, replaced) = slots.take_over(key, holder, max);
+            let (slot, replaced) = slots.take_over(key, holder, limit);
             taken.replaced.extend(replaced);
             Some(slot)
         }

@@ -53,6 +53,30 @@ pub struct Holder {
     pub opened: Instant,
 }
 
+/// The limit of the sessions of a key, where new sessions take over slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotLimit {
+    /// The maximum number of them.
+    pub max: NonZeroU32,
+    /// The number of them from which on a new session takes over the slot of one: the share of a process that cannot ask
+    /// the others. It may have had all `max` sessions before, so a new one never ends more than one for it.
+    pub share: NonZeroU32,
+}
+
+impl SlotLimit {
+    /// Returns the number of sessions whose slots a new one takes over if there are `count` of them.
+    fn excess(self, count: u32) -> u32 {
+        let beyond = count.saturating_add(1).saturating_sub(self.max.get());
+        beyond.max(u32::from(count >= self.share.get()))
+    }
+}
+
+impl From<NonZeroU32> for SlotLimit {
+    fn from(max: NonZeroU32) -> Self {
+        Self { max, share: max }
+    }
+}
+
 impl<K: Hash + Eq + Clone> SessionSlots<K> {
     /// Creates slots that are all free.
     pub fn new() -> Self {
@@ -66,22 +90,18 @@ impl<K: Hash + Eq + Clone> SessionSlots<K> {
         is_free.then(|| self.insert(&mut taken, key, holder))
     }
 
-    /// Takes one of the `max` slots of a key. If none is free, it takes over the slot of the oldest session, and of as
-    /// many more as exceed a limit that was lowered. Returns the ids of these sessions, which hold no slot any more.
-    pub fn take_over(&self, key: K, holder: Holder, max: NonZeroU32) -> (SessionSlot<K>, Vec<SessionId>) {
+    /// Takes a slot of a key. If none is free, it takes over the slot of the oldest session, and of as many more as exceed
+    /// a limit that was lowered. Returns the ids of these sessions, which hold no slot any more.
+    pub fn take_over(&self, key: K, holder: Holder, limit: SlotLimit) -> (SessionSlot<K>, Vec<SessionId>) {
         let mut taken = lock(&self.0);
-        let mut replaced = Vec::new();
-        while taken.by_key.get(&key).is_some_and(|slots| slots.count >= max.get())
-            && let Some(oldest) = taken.remove_oldest(&key)
-        {
-            replaced.push(oldest);
-        }
+        let count = taken.by_key.get(&key).map_or(0, |slots| slots.count);
+        let replaced = (0..limit.excess(count)).map_while(|_| taken.remove_oldest(&key)).collect();
         (self.insert(&mut taken, key, holder), replaced)
     }
 
-    /// Returns by how many a further session of a key would exceed `max` slots.
-    pub fn excess(&self, key: &K, max: NonZeroU32) -> u32 {
-        self.count(key).saturating_add(1).saturating_sub(max.get())
+    /// Returns the number of sessions of a key whose slots a new one would take over.
+    pub fn excess(&self, key: &K, limit: SlotLimit) -> u32 {
+        limit.excess(self.count(key))
     }
 
     /// Returns the ids of the sessions of a key, the oldest first.

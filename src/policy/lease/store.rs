@@ -130,6 +130,8 @@ impl MemoryLeases {
 
 impl SharedQuota {
     fn ask(&mut self, node: &str, ask: &LeaseAsk, now: u64) -> LeaseGrant {
+        // One that ends later than any lease of now is from before the clock was set back. Its node may have another id now.
+        self.nodes.values_mut().for_each(|lease| lease.expires = lease.expires.min(now + LEASE_MICROS));
         self.nodes.retain(|_, lease| lease.expires > now);
         let last = self.nodes.get(node).copied();
         if last.is_some_and(|lease| lease.sequence >= ask.sequence) {

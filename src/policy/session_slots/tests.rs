@@ -19,6 +19,21 @@ fn is_empty<K>(slots: &SessionSlots<K>) -> bool {
 }
 
 #[test]
+fn a_new_session_ends_one_for_the_share_of_a_limit() {
+    // The limit is 10, of which this process may use 4.
+    let limit = SlotLimit { max: max(10), share: max(4) };
+    let holder = |id| Holder { id, opened: Instant::now() };
+    for (before, expected) in [(0, 0), (3, 0), (4, 1), (9, 1), (10, 1), (11, 2)] {
+        let slots = SessionSlots::new();
+        let open: Vec<_> = (0..before).map(|id| slots.add("k", holder(id)).0).collect();
+        assert_eq!(u128::from(slots.excess(&"k", limit)), expected, "{before}");
+        let (_new, replaced) = slots.take_over("k", holder(99), limit);
+        assert_eq!(replaced, (0..expected).collect::<Vec<_>>(), "{before}");
+        drop(open);
+    }
+}
+
+#[test]
 fn a_dropped_slot_is_free_again() {
     let (slots, opened) = (SessionSlots::new(), Instant::now());
     let take = |key, id| slots.take(key, Holder { id, opened }, max(2));
@@ -41,7 +56,7 @@ fn the_oldest_session_is_replaced_whatever_the_order_of_the_calls() {
     let (young, _) = slots.add("k", holder(2, 20));
     let (old, before) = slots.add("k", holder(1, 10));
     assert_eq!(before, 1);
-    let (new, replaced) = slots.take_over("k", holder(3, 30), max(2));
+    let (new, replaced) = slots.take_over("k", holder(3, 30), max(2).into());
     assert_eq!(replaced, [1]);
     assert!(!old.is_held() && young.is_held() && new.is_held());
     // The slot that was taken over is not released a second time.
@@ -56,7 +71,7 @@ fn the_oldest_session_is_replaced_whatever_the_order_of_the_calls() {
 fn as_many_sessions_are_replaced_as_exceed_the_limit() {
     let (slots, opened) = (SessionSlots::new(), Instant::now());
     let held: Vec<_> = (0..5).map(|id| slots.add("k", Holder { id, opened }).0).collect();
-    let (_new, replaced) = slots.take_over("k", Holder { id: 9, opened }, max(2));
+    let (_new, replaced) = slots.take_over("k", Holder { id: 9, opened }, max(2).into());
     assert_eq!(replaced, [0, 1, 2, 3]);
     assert_eq!(held.iter().map(SessionSlot::is_held).collect::<Vec<_>>(), [false, false, false, false, true]);
     assert_eq!(slots.count(&"k"), 2);
@@ -66,8 +81,8 @@ fn as_many_sessions_are_replaced_as_exceed_the_limit() {
 #[test]
 fn a_slot_that_was_taken_over_does_not_release_one_of_a_later_holder() {
     let (slots, opened) = (SessionSlots::new(), Instant::now());
-    let (first, _) = slots.take_over("k", Holder { id: 1, opened }, max(1));
-    let (second, replaced) = slots.take_over("k", Holder { id: 2, opened }, max(1));
+    let (first, _) = slots.take_over("k", Holder { id: 1, opened }, max(1).into());
+    let (second, replaced) = slots.take_over("k", Holder { id: 2, opened }, max(1).into());
     assert_eq!(replaced, [1]);
     drop(second);
     let third = slots.take("k", Holder { id: 3, opened }, max(1)).unwrap();
@@ -86,7 +101,7 @@ fn racing_sessions_never_exceed_the_limit_and_are_never_rejected() {
             let mut mine = Vec::new();
             for _ in 0..EACH {
                 let id = next.fetch_add(1, Ordering::SeqCst).into();
-                let (slot, replaced) = slots.take_over("k", Holder { id, opened: Instant::now() }, max(limit));
+                let (slot, replaced) = slots.take_over("k", Holder { id, opened: Instant::now() }, max(limit).into());
                 most.fetch_max(slots.count(&"k").into(), Ordering::SeqCst);
                 mine.push((slot, replaced));
             }
@@ -157,7 +172,7 @@ proptest! {
                     held.extend(slot.map(|slot| (id, slot)));
                 }
                 Step::TakeOver(limit) => {
-                    let (slot, replaced) = slots.take_over(key, holder, max(limit));
+                    let (slot, replaced) = slots.take_over(key, holder, max(limit).into());
                     let excess = (list.len() + 1).saturating_sub(limit as usize);
                     prop_assert_eq!(replaced, list.drain(..excess).collect::<Vec<_>>());
                     list.push(id);

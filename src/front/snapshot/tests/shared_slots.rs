@@ -198,3 +198,18 @@ fn sessions_that_other_processes_have_replaced_hold_no_slot() {
     leases.clear();
     assert_eq!(*store.released.lock().unwrap(), [(key.clone(), 0, false), (key, 1, true)]);
 }
+
+#[test]
+fn an_outage_ends_at_most_one_session_for_a_new_one() {
+    let (store, counters) = setup();
+    let snapshot = limited(&counters, "on_session_limit = \"close_oldest\"");
+    let mut open = Vec::new();
+    // The limit is 2, and both sessions are at this process. Then it may use one half of the limit.
+    for (id, expected) in [(0, vec![]), (1, vec![]), (2, vec![0]), (3, vec![1])] {
+        let mut admission =
+            authenticated(&snapshot, id, |client| client.reserve(SharedSlots::default(), clocks()).unwrap());
+        let shared = if id < 2 { held(&store, &admission.slot_asks(id, &counters)) } else { divided(2) };
+        assert_eq!(admission.open_session(&counters, shared, clock::now()), expected, "{id}");
+        open.push(admission);
+    }
+}

@@ -60,6 +60,16 @@ fn a_lease_that_was_replaced_is_kept_until_it_expires() {
 }
 
 #[test]
+fn a_lease_from_before_the_clock_was_set_back_ends() {
+    let (mut store, now) = (MemoryLeases::default(), NOW - 3_600_000_000);
+    store.ask("a", &ask(1, 0, WHOLE, 0), NOW);
+    // The node may have another id then, and give nothing back with the earlier one.
+    assert_eq!(share(store.ask("b", &ask(1, 0, WHOLE, 0), now)), (0, false));
+    assert_eq!(share(store.ask("b", &ask(2, 0, WHOLE, 0), now + LEASE_MICROS - 1)), (0, false));
+    assert_eq!(share(store.ask("b", &ask(3, 0, WHOLE, 0), now + LEASE_MICROS)), (WHOLE, true));
+}
+
+#[test]
 fn nodes_that_want_less_than_their_part_leave_it_to_others() {
     let mut store = MemoryLeases::default();
     let wants = [("a", 100_000), ("b", 300_000), ("c", WHOLE), ("d", WHOLE)];
