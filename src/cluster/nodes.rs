@@ -78,6 +78,8 @@ pub struct Nodes {
     config: Arc<ClusterConfig>,
     keys: Keys,
     script: Script,
+    /// The random text of this process, with which each of its ids ends.
+    process: String,
     view: ArcSwapOption<View>,
     /// The number of nodes before this one registered itself again, and the number of heartbeats for which it counts.
     earlier: Mutex<(usize, u32)>,
@@ -96,6 +98,7 @@ impl Nodes {
             config,
             keys,
             script: Script::new(include_str!("heartbeat.lua")),
+            process: format!("{:012x}", u64::from_be_bytes(random()) >> 16),
             view: ArcSwapOption::empty(),
             earlier: Mutex::default(),
             registrations: watch::Sender::new(0),
@@ -146,7 +149,7 @@ impl Nodes {
     /// Sends one heartbeat.
     async fn beat(&self, link: &Link, facts: &NodeFacts, sent: Instant) -> Result<(), Unavailable> {
         let before = self.view();
-        let id = before.as_ref().map_or_else(new_id, |view| view.id.to_string());
+        let id = before.as_ref().map_or(&*self.process, |view| &view.id);
         let text = serde_json::to_string(facts).unwrap_or_default();
         let [seen, said] = self.keys.nodes();
         let mut call = self.script.key(seen);
@@ -232,11 +235,6 @@ impl View {
             nodes: nodes.take(NODES_MAX).collect::<Option<_>>()?,
         })
     }
-}
-
-/// Returns random text, which the server turns into an id.
-fn new_id() -> String {
-    format!("{:08x}", u32::from_be_bytes(random()))
 }
 
 #[cfg(test)]
