@@ -72,10 +72,7 @@ async fn execute(control: &Control, cluster: &Cluster, mut operations: Receiver<
             OperationKind::Close => close(control, published, &text).await,
             OperationKind::Send => send(control, published, &text, payload).await,
             OperationKind::Question => answer(control, cluster, &text, &payload).await,
-            OperationKind::Renew => {
-                renew(control, cluster, (&tasks, &permits), &text, &payload);
-                Ok(())
-            }
+            OperationKind::Renew => renew(control, cluster, (&tasks, &permits), &text, &payload),
         };
         let (Err(problem), now) = (executed, clock::now()) else { continue };
         if logged.is_none_or(|at| now.saturating_duration_since(at) >= LOGGED) {
@@ -130,13 +127,12 @@ fn renew(
     (tasks, permits): (&Tasks, &Arc<Semaphore>),
     text: &str,
     payload: &[u8],
-) {
-    let Some(shared) = cluster.open_renewal(text, payload) else {
-        return tracing::debug!("a fresh token of another node cannot be opened: its secret_file differs");
-    };
-    let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
-        return tracing::debug!("too many fresh tokens of other nodes are in progress");
-    };
+) -> Result<()> {
+    let shared = cluster.open_renewal(text, payload);
+    let shared =
+        shared.ok_or_else(|| Problem::bad_request("its fresh token cannot be opened: its secret_file differs"))?;
+    let permit = Arc::clone(permits).try_acquire_owned();
+    let permit = permit.map_err(|_| Problem::bad_request("too many fresh tokens of other nodes are in progress"))?;
     let gateway = Arc::clone(control.gateway());
     tasks.start(async move {
         let renewed = shared_refresh::renew(&gateway, &shared).await;
@@ -144,6 +140,7 @@ fn renew(
         tracing::debug!(route, auth, ?renewed, "token refreshed by another node");
         drop(permit);
     });
+    Ok(())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {

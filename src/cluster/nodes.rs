@@ -41,6 +41,9 @@ pub struct NodeFacts {
     pub version: String,
     /// The digest of the parts of its configuration that all nodes should have in common.
     pub config: String,
+    /// The digest of its secret, which is empty if it has none; `None` if its version says nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
     /// The generation of its configuration.
     pub generation: u64,
     /// The number of its sessions.
@@ -56,6 +59,14 @@ pub struct Node {
     pub silent: Duration,
     /// What it says about itself; `None` if another version of Tollgate says it differently.
     pub facts: Option<NodeFacts>,
+}
+
+impl Node {
+    /// Whether another node has the same secret; `None` if one of the two says nothing about it.
+    pub fn has_secret_of(&self, other: &Self) -> Option<bool> {
+        let secret = |node: &Self| node.facts.as_ref()?.secret.clone();
+        secret(self).zip(secret(other)).map(|(own, other)| own == other)
+    }
 }
 
 /// The nodes as of one heartbeat.
@@ -85,8 +96,8 @@ pub struct Nodes {
     earlier: Mutex<(usize, u32)>,
     /// The number of ids that this node has had.
     registrations: watch::Sender<u64>,
-    /// The configurations of other nodes that differ from the own one, as the log has them.
-    differing: Mutex<HashMap<Arc<str>, String>>,
+    /// The other nodes whose configurations or secrets differ from the own ones, with their digests as the log has them.
+    differing: Mutex<HashMap<(Arc<str>, &'static str), String>>,
     /// The log lines about answers that cannot be read.
     unreadable: LogLimit,
 }
@@ -122,6 +133,13 @@ impl Nodes {
     pub fn count(&self) -> usize {
         let (earlier, _) = *self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
         self.view.load().as_ref().map_or(1, |view| view.nodes.len().max(1)).max(earlier)
+    }
+
+    /// Returns the number of nodes that have another secret than this one, or none, as of the last heartbeat.
+    pub fn with_other_secret(&self) -> usize {
+        self.view().map_or(0, |view| {
+            view.nodes.iter().filter(|node| view.own().and_then(|own| own.has_secret_of(node)) == Some(false)).count()
+        })
     }
 
     /// Returns the changes of the id of this node. With another id it holds nothing at the server.
@@ -194,22 +212,37 @@ impl Nodes {
         let _ = link.pipeline::<()>(&commands).await;
     }
 
-    /// Logs each node whose configuration differs, once for each configuration.
+    /// Logs each node whose configuration or secret differs, once for each that it has.
     fn warn_of_differences(&self, view: &View, own: &NodeFacts) {
         let mut logged = self.differing.lock().unwrap_or_else(PoisonError::into_inner);
-        logged.retain(|id, _| view.nodes.iter().any(|node| node.id == *id));
+        logged.retain(|(id, _), _| view.nodes.iter().any(|node| node.id == *id));
+        let mut is_new = |node: &Node, what, differing: Option<&String>| {
+            let key = (Arc::clone(&node.id), what);
+            let before = logged.remove(&key);
+            let digest = differing?.clone();
+            let is_new = before.as_ref() != Some(&digest);
+            logged.insert(key, digest);
+            is_new.then_some(())
+        };
         for (node, facts) in view.nodes.iter().filter_map(|node| Some((node, node.facts.as_ref()?))) {
-            if facts.config == own.config {
-                logged.remove(&node.id);
-            } else if logged.insert(Arc::clone(&node.id), facts.config.clone()).as_ref() != Some(&facts.config) {
-                let (name, address) = (&facts.name, &facts.address);
+            let (name, address) = (&facts.name, &facts.address);
+            if is_new(node, "config", Some(&facts.config).filter(|config| **config != own.config)).is_some() {
                 tracing::warn!(node = %node.id, name, address, "the configuration of another node differs");
+            }
+            let differs = |secret: &&String| own.secret.as_ref().is_some_and(|own| own != *secret);
+            if is_new(node, "secret", facts.secret.as_ref().filter(differs)).is_some() {
+                tracing::warn!(node = %node.id, name, address, "the secret_file of another node differs");
             }
         }
     }
 }
 
 impl View {
+    /// Returns this node.
+    pub fn own(&self) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.id == self.id)
+    }
+
     /// Returns the time of the server at an instant, in milliseconds.
     pub fn millis_at(&self, instant: Instant) -> u64 {
         let (before, after) =
@@ -255,6 +288,19 @@ mod tests {
         let [own, other] = view.nodes.as_slice() else { panic!("{view:?}") };
         assert_eq!(own.facts.as_ref().map(|facts| (&*facts.name, facts.generation, facts.sessions)), Some(("a", 2, 3)));
         assert_eq!((&*other.id, other.silent, &other.facts), ("1600-cd", Duration::from_millis(250), &None));
+    }
+
+    #[test]
+    fn a_secret_is_the_same_or_differs_or_is_unknown() {
+        let node = |secret: &str| {
+            let text = r#"{"name":"a","address":"x","version":"1","config":"c","generation":2,"sessions":3SECRET}"#;
+            let facts = serde_json::from_str(&text.replace("SECRET", secret)).unwrap();
+            Node { id: "1-a".into(), silent: Duration::ZERO, facts: Some(facts) }
+        };
+        let (one, none, unknown) = (node(r#","secret":"aa""#), node(r#","secret":"""#), node(""));
+        for (other, expected) in [(&one, Some(true)), (&none, Some(false)), (&unknown, None)] {
+            assert_eq!((one.has_secret_of(other), other.has_secret_of(&one)), (expected, expected), "{other:?}");
+        }
     }
 
     #[test]

@@ -46,7 +46,10 @@ fn row(node: &Value, own: Option<&str>) -> Vec<String> {
     let differs = own.is_some_and(|own| text(node, "config") != own);
     let mut row = vec![if is_this(node) { "*" } else { "" }.to_owned()];
     row.extend(["id", "name", "address", "version"].map(|name| text(node, name)));
-    row.push(format!("{}{}", text(node, "config"), if differs { " (differs)" } else { "" }));
+    let other_secret = node.get("same_secret").and_then(Value::as_bool) == Some(false);
+    let marks = [(differs, " (differs)"), (other_secret, " (secret_file differs)")];
+    let marks: String = marks.into_iter().filter_map(|(is_so, mark)| is_so.then_some(mark)).collect();
+    row.push(format!("{}{marks}", text(node, "config")));
     row.extend(["generation", "sessions"].map(|name| text(node, name)));
     row.push(output::span(number(node, "silent_seconds")));
     row
@@ -73,6 +76,10 @@ mod tests {
         let lines: Vec<Vec<&str>> = got.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["*", "1-a", "host", "0.0.0.0:443", "1", "aa", "2", "30", "1.5s"]);
         assert_eq!(lines[2], ["2-b", "host", "0.0.0.0:443", "1", "bb", "(differs)", "2", "30", "1.5s"]);
+        let mut other = node("2-b", false, "aa");
+        other["same_secret"] = false.into();
+        let got_secret = list(&json!({ "server_answers": true, "age_seconds": 3.0, "nodes": [nodes[0], other] }));
+        assert!(got_secret.contains(" aa (secret_file differs) "), "{got_secret}");
         assert!(got.ends_with("The server answers. List of nodes as of 3.0s ago.\n"), "{got}");
         assert!(list(&json!({ "server_answers": null, "nodes": [] })).contains("no cluster"));
         let away = list(&json!({ "server_answers": false, "nodes": [] }));
