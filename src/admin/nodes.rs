@@ -15,6 +15,9 @@ use crate::runtime::clock;
 pub(super) struct NodeList {
     /// Whether the server of the cluster answers; null if the process is in no cluster.
     server_answers: Option<bool>,
+    /// The error with which the server answers, if it cannot be used for it; absent if it can be used, or does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_error: Option<String>,
     /// The age of this list in seconds; null if there is none.
     age_seconds: Option<f64>,
     /// The nodes that are not dead, ordered by their ids; empty if the process is in no cluster, or was never registered.
@@ -81,5 +84,7 @@ fn listed(cluster: Option<&Cluster>) -> NodeList {
     let mut nodes: Vec<_> =
         view.iter().flat_map(|view| view.nodes.iter().map(|node| ListedNode::new(node, view))).collect();
     nodes.sort_by(|one, other| one.id.cmp(&other.id));
-    NodeList { server_answers: cluster.map(|cluster| cluster.link.is_up()), age_seconds: age, nodes }
+    let server_answers = cluster.map(|cluster| cluster.link.is_up());
+    let server_error = cluster.and_then(|cluster| cluster.link.refusal());
+    NodeList { server_answers, server_error, age_seconds: age, nodes }
 }

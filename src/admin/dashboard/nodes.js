@@ -38,9 +38,10 @@ function nodesSection() {
   );
   return {
     element,
-    update({ server_answers: answers, nodes }) {
+    update({ server_answers: answers, server_error: error, nodes }) {
       element.hidden = answers === null;
-      setText(state, answers ? 'The server of the cluster answers.' : 'The server of the cluster does not answer.');
+      const failure = error ? `answers with an error: ${error}` : 'does not answer.';
+      setText(state, `The server of the cluster ${answers ? 'answers.' : failure}`);
       table.update(markedNodes(nodes));
     },
   };

@@ -38,7 +38,11 @@ fn list(answer: &Value) -> String {
         Some(age) => format!("as of {} ago", output::span(age)),
         None => "never read".to_owned(),
     };
-    let state = if is_up { "answers" } else { "does not answer: `on_outage` applies" };
+    let state = match answer.get("server_error").and_then(Value::as_str) {
+        _ if is_up => "answers".to_owned(),
+        Some(error) => format!("answers with an error: `on_outage` applies ({})", output::escape(error)),
+        None => "does not answer: `on_outage` applies".to_owned(),
+    };
     format!("{}The server {state}. List of nodes {age}.\n", output::table(&COLUMNS, &rows))
 }
 
@@ -87,5 +91,7 @@ mod tests {
             away.ends_with("The server does not answer: `on_outage` applies. List of nodes never read.\n"),
             "{away}"
         );
+        let refused = list(&json!({ "server_answers": false, "server_error": "OOM: full", "nodes": [] }));
+        assert!(refused.contains("The server answers with an error: `on_outage` applies (OOM: full)."), "{refused}");
     }
 }
