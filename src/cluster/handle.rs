@@ -48,12 +48,13 @@ impl Cluster {
     /// sessions. Nothing is sent before [`Cluster::run`].
     pub fn new(config: &Arc<ClusterConfig>, leases: Option<&Arc<Leases>>, slots: &Arc<SlotRegistry>) -> Self {
         let keys = Keys::new(&config.prefix);
+        let events = Events::new(Arc::clone(config), &keys);
         Self {
             config: Arc::clone(config),
             link: Link::new(Arc::clone(config)),
-            nodes: Nodes::new(Arc::clone(config), keys.clone()),
+            nodes: Nodes::new(Arc::clone(config), keys.clone(), events.process()),
             slots: Slots::new(keys.clone(), Arc::clone(slots)),
-            events: Events::new(Arc::clone(config), &keys),
+            events,
             seal: config.secret.as_ref().and_then(|secret| Seal::new(secret)),
             secret_digest: config.secret.as_ref().and_then(|secret| digest(secret)).unwrap_or_default(),
             leases: leases.map(|leases| LeaseExchange::new(keys.clone(), Arc::clone(leases))),

@@ -1,6 +1,7 @@
 //! The nodes of the cluster: each registers itself by heartbeats, whose answers list the others.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,6 @@ use super::log_limit::LogLimit;
 use super::time::millis;
 use crate::config::ClusterConfig;
 use crate::runtime::clock;
-use crate::runtime::entropy::random;
 
 /// The number of heartbeats within `node_timeout`.
 const HEARTBEATS: u32 = 3;
@@ -27,6 +27,8 @@ pub const NODES_MAX: usize = 1_000;
 const KEPT: Duration = Duration::from_hours(1);
 /// The longest text of a node about itself that is read.
 const FACTS_MAX_BYTES: usize = 4_096;
+/// The number of nodes that a log line names.
+const NAMES_MAX: usize = 10;
 /// The interval of log lines about answers to heartbeats.
 const ANSWERS_LOGGED: Duration = Duration::from_mins(1);
 
@@ -104,12 +106,13 @@ pub struct Nodes {
 
 impl Nodes {
     /// Creates the list of nodes of a process that is not registered.
-    pub fn new(config: Arc<ClusterConfig>, keys: Keys) -> Self {
+    /// `process` is the random text of the process.
+    pub fn new(config: Arc<ClusterConfig>, keys: Keys, process: String) -> Self {
         Self {
             config,
             keys,
             script: Script::new(include_str!("heartbeat.lua")),
-            process: format!("{:012x}", u64::from_be_bytes(random()) >> 16),
+            process,
             view: ArcSwapOption::empty(),
             earlier: Mutex::default(),
             registrations: watch::Sender::new(0),
@@ -180,9 +183,12 @@ impl Nodes {
             Unavailable
         })?;
         self.warn_of_differences(&view, facts);
-        let is_new = before.is_none_or(|before| before.id != view.id);
+        let is_new = before.as_ref().is_none_or(|before| before.id != view.id);
         self.note_earlier(is_new);
         let (node, nodes) = (Arc::clone(&view.id), view.nodes.len());
+        if let Some(before) = &before {
+            self.log_changes(before, &view);
+        }
         self.view.store(Some(Arc::new(view)));
         if is_new {
             tracing::info!(%node, nodes, "registered as a node of the cluster");
@@ -200,6 +206,30 @@ impl Nodes {
             (_, 0) => (0, 0),
             (count, left) => (count, left.saturating_sub(1)),
         };
+    }
+
+    /// Logs which other nodes have come, left and died since the view before, and whether the server has lost the list.
+    fn log_changes(&self, before: &View, view: &View) {
+        let since = view.sent.saturating_duration_since(before.sent);
+        if before.id != view.id {
+            if since < self.config.node_timeout {
+                let server = &self.config.servers;
+                tracing::warn!(%server, "the cluster's server has lost the nodes, and may have lost all its data");
+            }
+            // The others may have to register themselves again, too.
+            return;
+        }
+        let Changes { joined, left, dead } = before.changes_to(view, self.config.node_timeout);
+        let total = view.nodes.len();
+        if !joined.is_empty() {
+            tracing::info!(nodes = names(&joined), total, "other nodes joined the cluster");
+        }
+        if !left.is_empty() {
+            tracing::info!(nodes = names(&left), total, "other nodes left the cluster");
+        }
+        if !dead.is_empty() {
+            tracing::warn!(nodes = names(&dead), total, "other nodes of the cluster are dead: their heartbeats ended");
+        }
     }
 
     /// Removes this node from the list, so that others do not wait for its death. Nothing of it may be used afterwards.
@@ -250,6 +280,17 @@ impl View {
         self.server_millis.saturating_add(millis(after)).saturating_sub(millis(before))
     }
 
+    /// Returns the other nodes that a later view has and this one does not, and those that it does not have any more. One
+    /// whose last known heartbeat is `node_timeout` old is dead, and did not leave; nearly so, since times are not exact.
+    fn changes_to<'a>(&'a self, later: &'a Self, node_timeout: Duration) -> Changes<'a> {
+        let since = later.sent.saturating_duration_since(self.sent);
+        let lacks = |view: &Self, node: &Node| view.nodes.iter().all(|known| known.id != node.id);
+        let gone = self.nodes.iter().filter(|node| lacks(later, node));
+        let silence = node_timeout.saturating_mul(5) / 6;
+        let (dead, left) = gone.partition(|node| node.silent.saturating_add(since) >= silence);
+        Changes { joined: later.nodes.iter().filter(|node| lacks(self, node)).collect(), left, dead }
+    }
+
     fn parse(answer: &[Value], sent: Instant) -> Option<Self> {
         let (head, nodes) = answer.split_first_chunk::<2>()?;
         let nodes = nodes.chunks_exact(3).map(|node| {
@@ -268,6 +309,28 @@ impl View {
             nodes: nodes.take(NODES_MAX).collect::<Option<_>>()?,
         })
     }
+}
+
+/// The other nodes that differ between two views.
+#[derive(Debug, PartialEq, Eq)]
+struct Changes<'a> {
+    joined: Vec<&'a Node>,
+    left: Vec<&'a Node>,
+    dead: Vec<&'a Node>,
+}
+
+/// Returns the ids of some nodes with their names and addresses, for a log line.
+fn names(nodes: &[&Node]) -> String {
+    let name = |node: &&Node| match &node.facts {
+        Some(NodeFacts { name, address, .. }) => format!("{} ({name}, {address})", node.id),
+        None => node.id.to_string(),
+    };
+    let mut text = nodes.iter().take(NAMES_MAX).map(name).collect::<Vec<_>>().join(", ");
+    if nodes.len() > NAMES_MAX {
+        // Writing to a string never fails.
+        let _ = write!(text, " and {} more", nodes.len().saturating_sub(NAMES_MAX));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -301,6 +364,23 @@ mod tests {
         for (other, expected) in [(&one, Some(true)), (&none, Some(false)), (&unknown, None)] {
             assert_eq!((one.has_secret_of(other), other.has_secret_of(&one)), (expected, expected), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_gone_has_died_if_it_was_silent() {
+        let start = Instant::now();
+        let view = |after: u64, nodes: &[(&str, u64)]| {
+            let node =
+                |&(id, silent): &(&str, u64)| Node { id: id.into(), silent: Duration::from_secs(silent), facts: None };
+            let sent = start.checked_add(Duration::from_secs(after)).unwrap();
+            View { id: "1-a".into(), server_millis: 0, sent, nodes: nodes.iter().map(node).collect() }
+        };
+        let before = view(0, &[("1-a", 0), ("2-b", 13), ("3-c", 2), ("4-d", 1)]);
+        let after = view(5, &[("1-a", 0), ("4-d", 6), ("5-e", 0)]);
+        let Changes { joined, left, dead } = before.changes_to(&after, Duration::from_secs(15));
+        assert_eq!([joined, left, dead].map(|nodes| names(&nodes)), ["5-e", "3-c", "2-b"]);
+        let many: Vec<&Node> = std::iter::repeat_n(&before.nodes[0], NAMES_MAX + 2).collect();
+        assert!(names(&many).ends_with("1-a, 1-a and 2 more"), "{}", names(&many));
     }
 
     #[test]
