@@ -76,6 +76,9 @@ pub(super) fn advice(config: &ClusterConfig, error: &RedisError) -> Option<&'sta
     if has("NOAUTH") && config.password.is_none() {
         return Some("`password_file` has to name a file with the password of the server, and `username` an ACL user");
     }
+    if has("OOM") {
+        return Some("the memory of the server is full: raise its `maxmemory`");
+    }
     if has("WRONGPASS") {
         return Some("the server knows no such user with the password in `password_file`");
     }

@@ -360,8 +360,8 @@ mod tests {
             let facts = serde_json::from_str(&text.replace("SECRET", secret)).unwrap();
             Node { id: "1-a".into(), silent: Duration::ZERO, facts: Some(facts) }
         };
-        let (one, none, unknown) = (node(r#","secret":"aa""#), node(r#","secret":"""#), node(""));
-        for (other, expected) in [(&one, Some(true)), (&none, Some(false)), (&unknown, None)] {
+        let (one, without, unknown) = (node(r#","secret":"aa""#), node(r#","secret":"""#), node(""));
+        for (other, expected) in [(&one, Some(true)), (&without, Some(false)), (&unknown, None)] {
             assert_eq!((one.has_secret_of(other), other.has_secret_of(&one)), (expected, expected), "{other:?}");
         }
     }
