@@ -178,12 +178,13 @@ pub(super) async fn list(
     let (page, has_more) = gateway.process.events.page(before, limit);
     let cursor = page.last().filter(|_| has_more).map(|event| event.sequence.to_string());
     let snapshot = gateway.snapshot();
-    let events = page.iter().map(|event| ListedEvent::new(event, &snapshot)).collect();
+    let shares_slots = gateway.cluster.as_ref().is_some_and(|cluster| cluster.config.share.slots);
+    let events = page.iter().map(|event| ListedEvent::new(event, &snapshot, shares_slots)).collect();
     Ok(axum::Json(EventPage { events, cursor }))
 }
 
 impl ListedEvent {
-    fn new(event: &Event, snapshot: &Snapshot) -> Self {
+    fn new(event: &Event, snapshot: &Snapshot, shares_slots: bool) -> Self {
         let owned = |text: &Text| text.as_deref().map(str::to_owned);
         let (cause, kind) = kind(&event.kind);
         Self {
@@ -203,7 +204,7 @@ impl ListedEvent {
             server: owned(&event.server),
             cause,
             kind,
-            explanation: ListedExplanation::new(event, snapshot),
+            explanation: ListedExplanation::new(event, snapshot, shares_slots),
         }
     }
 }
@@ -239,7 +240,7 @@ fn kind(kind: &EventKind) -> (&'static str, ListedKind) {
 }
 
 impl ListedExplanation {
-    fn new(event: &Event, snapshot: &Snapshot) -> Self {
+    fn new(event: &Event, snapshot: &Snapshot, shares_slots: bool) -> Self {
         let routes = snapshot.policy().routes();
         let route = event.route.as_deref().and_then(|route| routes.named(route));
         let claim = match &event.kind {
@@ -270,6 +271,7 @@ impl ListedExplanation {
             }),
             has_hosts: routes.iter().any(|route| route.config.host != HostPattern::Any),
             slash_route: slash_route(event, snapshot),
+            shares_slots,
             detail: match &event.kind {
                 EventKind::Rejection { detail, .. } => detail.as_deref(),
                 EventKind::End { .. } => None,

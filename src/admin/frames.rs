@@ -21,7 +21,7 @@ use super::audit;
 use super::extract::Query;
 use super::filter::parse_id;
 use super::problem::{Problem, Result};
-use super::sessions::no_session;
+use super::sessions::{no_session, not_here};
 use super::state::{Shared, WATCHERS_MAX};
 use super::view::seconds;
 use crate::relay::watcher::{Watch, WatchEvent, WatchedFrame};
@@ -79,9 +79,9 @@ pub(super) struct Missed {
     params(("id" = String, Path, description = "The id of the session"), FramesQuery),
     responses(
         (status = 200, description = "Events `frame` and `missed`", body = Frame, content_type = "text/event-stream"),
-        (status = 404, description = "There is no such session", body = Problem,
+        (status = 404, description = "There is no such session, or it is at another node", body = Problem,
             content_type = "application/problem+json"),
-        (status = 503, description = "There are too many taps", body = Problem,
+        (status = 503, description = "There are too many taps, or not all other nodes of the cluster answer", body = Problem,
             content_type = "application/problem+json"),
     )
 )]
@@ -103,12 +103,14 @@ pub(super) async fn frames(
         let detail = format!("there are {WATCHERS_MAX} taps already");
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
     };
-    let watch = state.control.watch(request, payload).await.map_err(|error| match error {
-        WatchError::NoSession => no_session(&id),
-        WatchError::TooMany => {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "as many taps as possible watch this session already")
+    let watch = match state.control.watch(request, payload).await {
+        Ok(watch) => watch,
+        Err(WatchError::NoSession) => return Err(not_here(&state, &id).await),
+        Err(WatchError::TooMany) => {
+            let detail = "as many taps as possible watch this session already";
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
         }
-    })?;
+    };
     audit::log(caller, "tap", &format_args!("id={request} payload={payload}"), 1);
     let tap = Tap { watch, stop: state.stop.clone(), _permit: permit };
     Ok(Sse::new(unfold(tap, next)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))

@@ -1,6 +1,7 @@
 //! One page of the list of sessions: of this process, or of all nodes of the cluster.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -113,15 +114,31 @@ pub(super) async fn of_cluster(control: &Control, cluster: &Cluster, question: &
     Ok(merged)
 }
 
-/// Whether a session of another node has this id.
-///
-/// # Errors
-/// If the other nodes are not known.
-pub(super) async fn is_elsewhere(cluster: &Cluster, id: RequestId) -> Result<bool> {
+/// Where a session is that this node does not have.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Elsewhere {
+    /// At the node with this id.
+    At(Arc<str>),
+    /// No node has it.
+    Nowhere,
+    /// Not all nodes have answered, and none of the others has it.
+    Unknown,
+}
+
+/// Asks the other nodes for the session with this id.
+pub(super) async fn find_elsewhere(cluster: &Cluster, id: RequestId) -> Elsewhere {
     let filter = Filter { id: Some(id.to_string()), ..Filter::default() };
-    let answers = ask(cluster, &Question { filter, sort: None, limit: Some(1), cursor: None }).await?.answers;
+    let answers = ask(cluster, &Question { filter, sort: None, limit: Some(1), cursor: None }).await;
+    answers.map_or(Elsewhere::Unknown, |answers| elsewhere(&answers))
+}
+
+fn elsewhere(Answers { answers, missing }: &Answers) -> Elsewhere {
     let has = |answer: &[u8]| serde_json::from_slice::<NodePage>(answer).is_ok_and(|page| page.total > 0);
-    Ok(answers.iter().any(|(_, answer)| has(answer)))
+    match answers.iter().find(|(_, answer)| has(answer)) {
+        Some((node, _)) => Elsewhere::At(Arc::clone(node)),
+        None if missing.is_empty() => Elsewhere::Nowhere,
+        None => Elsewhere::Unknown,
+    }
 }
 
 /// Asks the other nodes. If the server is away, all of them are missing that were there before.

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::state::Shared;
 use super::view::seconds;
 use crate::cluster::handle::Cluster;
-use crate::cluster::nodes::Node;
+use crate::cluster::nodes::{Node, View};
 use crate::runtime::clock;
 
 /// The nodes.
@@ -15,6 +15,9 @@ use crate::runtime::clock;
 pub(super) struct NodeList {
     /// Whether the server of the cluster answers; null if the process is in no cluster.
     server_answers: Option<bool>,
+    /// The error with which the server answers, if it cannot be used for it; absent if it can be used, or does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_error: Option<String>,
     /// The age of this list in seconds; null if there is none.
     age_seconds: Option<f64>,
     /// The nodes that are not dead, ordered by their ids; empty if the process is in no cluster, or was never registered.
@@ -36,6 +39,8 @@ struct ListedNode {
     version: Option<String>,
     /// The digest of its routes, upstreams and `[auth]` sections, which should be the same on all nodes.
     config: Option<String>,
+    /// Whether its `secret_file` has the secret of the node that answers; null if its version does not say it.
+    same_secret: Option<bool>,
     /// The generation of its configuration.
     generation: Option<u64>,
     /// The number of its sessions.
@@ -45,15 +50,16 @@ struct ListedNode {
 }
 
 impl ListedNode {
-    fn new(node: &Node, own: &str) -> Self {
+    fn new(node: &Node, view: &View) -> Self {
         let facts = node.facts.as_ref();
         Self {
             id: node.id.to_string(),
-            this: *node.id == *own,
+            this: node.id == view.id,
             name: facts.map(|facts| facts.name.clone()),
             address: facts.map(|facts| facts.address.clone()),
             version: facts.map(|facts| facts.version.clone()),
             config: facts.map(|facts| facts.config.clone()),
+            same_secret: view.own().and_then(|own| own.has_secret_of(node)),
             generation: facts.map(|facts| facts.generation),
             sessions: facts.map(|facts| facts.sessions),
             silent_seconds: seconds(node.silent),
@@ -76,7 +82,9 @@ fn listed(cluster: Option<&Cluster>) -> NodeList {
     let view = cluster.and_then(|cluster| cluster.nodes.view());
     let age = view.as_ref().map(|view| seconds(clock::now().saturating_duration_since(view.sent)));
     let mut nodes: Vec<_> =
-        view.iter().flat_map(|view| view.nodes.iter().map(|node| ListedNode::new(node, &view.id))).collect();
+        view.iter().flat_map(|view| view.nodes.iter().map(|node| ListedNode::new(node, view))).collect();
     nodes.sort_by(|one, other| one.id.cmp(&other.id));
-    NodeList { server_answers: cluster.map(|cluster| cluster.link.is_up()), age_seconds: age, nodes }
+    let server_answers = cluster.map(|cluster| cluster.link.is_up());
+    let server_error = cluster.and_then(|cluster| cluster.link.refusal());
+    NodeList { server_answers, server_error, age_seconds: age, nodes }
 }

@@ -14,9 +14,10 @@ use super::access::Caller;
 use super::audit;
 use super::extract::{Json, MESSAGE_MAX_BYTES, Query, integer};
 use super::filter::{Filter, Selection};
+use super::listing::Elsewhere;
 use super::problem::{Problem, Result};
 use super::schema;
-use super::sessions::{find, is_of_other_node};
+use super::sessions::{find, find_at_other_node, unknown};
 use super::shared::{CloseOperation, SendOperation, check_payload, share};
 use super::state::{Shared, State};
 use super::view::Selected;
@@ -96,7 +97,7 @@ pub(super) struct Send {
     params(("id" = String, Path, description = "The id of the session"), CloseQuery),
     responses(
         (status = 204, description = "The session closes"),
-        (status = 503, description = "Too many closes are in progress", body = Problem,
+        (status = 503, description = "Too many closes are in progress, or not all other nodes of the cluster answer", body = Problem,
             content_type = "application/problem+json"),
         (status = 404, description = "There is no such session", body = Problem,
             content_type = "application/problem+json"),
@@ -111,13 +112,18 @@ pub(super) async fn close_one(
     let (code, reason) = (check_code(code)?, check_reason(reason.as_deref())?);
     let entry = match find(&state, &id).await {
         Ok(entry) => entry,
-        Err(_) if is_of_other_node(&state, &id).await => {
+        Err(problem) => {
+            let node = match find_at_other_node(&state, &id).await {
+                Elsewhere::At(node) => node,
+                Elsewhere::Nowhere => return Err(problem),
+                Elsewhere::Unknown => return Err(unknown()),
+            };
             let filter = Filter { id: Some(id.clone()), ..Filter::default() };
-            share_close(&state, &filter, (code, reason), Duration::ZERO).await.ok_or_else(cluster_away)?;
-            audit::log(caller, "close", &format_args!("id={id} code={code} reason={reason:?} of another node"), 1);
+            let told = share_close(&state, &filter, (code, reason), Duration::ZERO).await;
+            told.and_then(std::result::Result::ok).ok_or_else(cluster_away)?;
+            audit::log(caller, "close", &format_args!("id={id} code={code} reason={reason:?} of node {node}"), 1);
             return Ok(StatusCode::NO_CONTENT);
         }
-        Err(problem) => return Err(problem),
     };
     state.control.close(vec![entry.id], code, reason, Duration::ZERO).await.map_err(too_many_closes)?;
     audit::log(caller, "close", &format_args!("id={} code={code} reason={reason:?}", entry.id), 1);
@@ -152,14 +158,14 @@ pub(super) async fn close(
     let ids = select(&state, &filter).await;
     let selected = ids.len();
     state.control.close(ids, code, reason, spread).await.map_err(too_many_closes)?;
-    let nodes = share_close(&state, filter.filter(), (code, reason), spread).await;
+    let told = share_close(&state, filter.filter(), (code, reason), spread).await;
     audit::log(
         caller,
         "close",
         &format_args!("{} code={code} reason={reason:?} spread={spread:?}", filter.summary()),
         selected,
     );
-    Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected, nodes })))
+    Ok((StatusCode::ACCEPTED, axum::Json(Selected::new(selected, told))))
 }
 
 /// Sends a message to the clients of the sessions that match a filter.
@@ -186,18 +192,18 @@ pub(super) async fn send(
     let operation = SendOperation { filter: filter.filter().clone(), is_text: matches!(message, Message::Text(_)) };
     let payload = message.payload().to_vec();
     state.control.send(ids, message).await;
-    let nodes = share(&state.control, OperationKind::Send, &operation, payload).await;
+    let told = share(&state.control, OperationKind::Send, &operation, payload).await;
     audit::log(caller, "send", &format_args!("{} bytes={bytes}", filter.summary()), selected);
-    Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected, nodes })))
+    Ok((StatusCode::ACCEPTED, axum::Json(Selected::new(selected, told))))
 }
 
-/// Tells the other nodes of a close. Returns their number.
+/// Tells the other nodes of a close. See [`share`].
 async fn share_close(
     state: &State,
     filter: &Filter,
     (code, reason): (CloseCode, &str),
     spread: Duration,
-) -> Option<usize> {
+) -> Option<std::result::Result<usize, &'static str>> {
     let spread_millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
     let operation = CloseOperation { filter: filter.clone(), code: code.0, reason: reason.to_owned(), spread_millis };
     share(&state.control, OperationKind::Close, &operation, Vec::new()).await

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep, timeout};
 
-use super::filter::{Filter, Selection};
+use super::filter::Selection;
 use super::listing::{Question, for_node};
 use super::operations::{SPREAD_MAX, check_code, check_reason};
 use super::problem::{Problem, Result};
@@ -70,34 +70,33 @@ async fn repeat_operations(control: &Control, cluster: &Cluster) {
 async fn execute(control: &Control, cluster: &Cluster, mut operations: Receiver<RemoteOperation>) {
     let (tasks, permits) = (Tasks::default(), Arc::new(Semaphore::new(RENEWALS_MAX)));
     let mut logged: Option<Instant> = None;
-    while let Some(RemoteOperation { published, operation }) = operations.recv().await {
+    while let Some(RemoteOperation { published, from, operation }) = operations.recv().await {
         let Operation { kind, text, payload } = operation;
         let executed = match kind {
-            OperationKind::Close => close(control, published, &text).await,
+            OperationKind::Close => close(control, (published, &from), &text).await,
             OperationKind::Send => send(control, published, &text, payload).await,
             OperationKind::Question => answer(control, cluster, &text, &payload).await,
-            OperationKind::Renew => {
-                renew(control, cluster, (&tasks, &permits), &text, &payload).await;
-                Ok(())
-            }
+            OperationKind::Renew => renew(control, cluster, (&tasks, &permits), &text, &payload).await,
         };
         let (Err(problem), now) = (executed, clock::now()) else { continue };
         if logged.is_none_or(|at| now.saturating_duration_since(at) >= LOGGED) {
             logged = Some(now);
-            tracing::warn!(?kind, detail = problem.detail(), "an operation of another node is not executed");
+            tracing::warn!(from, ?kind, detail = problem.detail(), "an operation of another node is not executed");
         }
     }
 }
 
-async fn close(control: &Control, published: Instant, text: &str) -> Result<()> {
+async fn close(control: &Control, (published, from): (Instant, &str), text: &str) -> Result<()> {
     let CloseOperation { filter, code, reason, spread_millis } = parse(text)?;
     let (code, reason) = (check_code(Some(code))?, check_reason(Some(&reason))?);
     let spread = Duration::from_millis(spread_millis).min(SPREAD_MAX);
-    let ids = select(control, &filter, published).await?;
+    let filter = filter.check_for_change(false)?;
+    let ids = select(control, &filter, published).await;
     let selected = ids.len();
     if selected > 0 {
         control.close(ids, code, reason, spread).await.map_err(|_| Problem::bad_request("too many closes"))?;
-        tracing::info!(selected, %code, ?spread, "closing sessions for another node");
+        let filter = filter.summary();
+        tracing::info!(from, filter, selected, code = code.0, ?reason, ?spread, "closing sessions for another node");
     }
     Ok(())
 }
@@ -110,7 +109,7 @@ async fn send(control: &Control, published: Instant, text: &str, payload: Vec<u8
     } else {
         Message::Binary(payload.into())
     };
-    let ids = select(control, &filter, published).await?;
+    let ids = select(control, &filter.check_for_change(false)?, published).await;
     if !ids.is_empty() {
         tracing::debug!(selected = ids.len(), "sending to sessions for another node");
         control.send(ids, message).await;
@@ -134,13 +133,13 @@ async fn renew(
     (tasks, permits): (&Tasks, &Arc<Semaphore>),
     text: &str,
     payload: &[u8],
-) {
-    let Some(shared) = cluster.open_renewal(text, payload) else {
-        return tracing::debug!("a fresh token of another node cannot be opened: its secret_file differs");
-    };
-    let Ok(Ok(permit)) = timeout(RENEWALS_PAUSE, Arc::clone(permits).acquire_owned()).await else {
-        return tracing::debug!("too many fresh tokens of other nodes are in progress");
-    };
+) -> Result<()> {
+    let shared = cluster.open_renewal(text, payload);
+    let shared =
+        shared.ok_or_else(|| Problem::bad_request("its fresh token cannot be opened: its secret_file differs"))?;
+    let permit =
+        timeout(RENEWALS_PAUSE, Arc::clone(permits).acquire_owned()).await.ok().and_then(std::result::Result::ok);
+    let permit = permit.ok_or_else(|| Problem::bad_request("too many fresh tokens of other nodes are in progress"))?;
     let gateway = Arc::clone(control.gateway());
     tasks.start(async move {
         let renewed = shared_refresh::renew(&gateway, &shared).await;
@@ -148,6 +147,7 @@ async fn renew(
         tracing::debug!(route, auth, ?renewed, "token refreshed by another node");
         drop(permit);
     });
+    Ok(())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
@@ -155,9 +155,8 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
 }
 
 /// Returns the sessions that match a filter, and that were open when the operation was published.
-async fn select(control: &Control, filter: &Filter, published: Instant) -> Result<Vec<RequestId>> {
-    let filter: Selection = filter.clone().check_for_change(false)?;
+async fn select(control: &Control, filter: &Selection, published: Instant) -> Vec<RequestId> {
     let entries = control.sessions().await;
     let concerned = entries.iter().filter(|entry| entry.started <= published && filter.matches(entry));
-    Ok(concerned.map(|entry| entry.id).collect())
+    concerned.map(|entry| entry.id).collect()
 }

@@ -172,7 +172,8 @@ pub(super) async fn revoke(
     let summary = summary(&revocation);
     match gateway.revoker.revoke(revocation).await {
         Ok(made) => {
-            audit::log(caller, "revoke", &summary, made.ended);
+            // Other nodes of a cluster log the id, too.
+            audit::log(caller, "revoke", &format_args!("id={} {summary}", made.revocation.target.id()), made.ended);
             let status = if made.is_new { StatusCode::CREATED } else { StatusCode::OK };
             let revocation = ListedRevocation::new(&made.revocation, Origin::Api);
             let (ended, durable, cluster) = (made.ended, made.is_durable, made.is_shared);

@@ -7,7 +7,7 @@ use utoipa::IntoParams;
 
 use super::extract::Query;
 use super::filter::{Filter, parse_id};
-use super::listing::{Question, is_elsewhere, of_cluster, own};
+use super::listing::{Elsewhere, Question, find_elsewhere, of_cluster, own};
 use super::problem::{Problem, Result};
 use super::schema;
 use super::shared::cluster;
@@ -89,12 +89,14 @@ fn no_cluster() -> Box<Problem> {
     params(("id" = String, Path, description = "The id of the session")),
     responses(
         (status = 200, description = "The session", body = Session),
-        (status = 404, description = "There is no such session", body = Problem,
+        (status = 404, description = "There is no such session, or it is at another node", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not all other nodes of the cluster answer", body = Problem,
             content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn describe_one(Extract(state): Shared, Path(id): Path<String>) -> Result<axum::Json<Session>> {
-    let entry = find(&state, &id).await?;
+    let Ok(entry) = find(&state, &id).await else { return Err(not_here(&state, &id).await) };
     let infos = state.control.describe(&[entry.id]).await;
     infos.first().map(|info| axum::Json(Session::new(&entry, info, true))).ok_or_else(|| no_session(&id))
 }
@@ -109,10 +111,30 @@ pub(super) async fn find(state: &State, id: &str) -> Result<SessionEntry> {
     entries.into_iter().find(|entry| entry.id == wanted).ok_or_else(|| no_session(id))
 }
 
-/// Whether a session of another node of the cluster has this id.
-pub(super) async fn is_of_other_node(state: &State, id: &str) -> bool {
-    let Some((cluster, id)) = cluster(&state.control).zip(parse_id(id)) else { return false };
-    is_elsewhere(cluster, id).await.unwrap_or_default()
+/// Finds a session of another node of the cluster by the text of its id.
+pub(super) async fn find_at_other_node(state: &State, id: &str) -> Elsewhere {
+    match cluster(&state.control).zip(parse_id(id)) {
+        Some((cluster, id)) => find_elsewhere(cluster, id).await,
+        None => Elsewhere::Nowhere,
+    }
+}
+
+/// Returns the problem of an id that no session of this node has: it says which node has the session.
+pub(super) async fn not_here(state: &State, id: &str) -> Box<Problem> {
+    match find_at_other_node(state, id).await {
+        Elsewhere::At(node) => {
+            let detail = format!("the session is at the node {node} of the cluster: ask the admin API of that node");
+            Problem::new(StatusCode::NOT_FOUND, detail)
+        }
+        Elsewhere::Nowhere => no_session(id),
+        Elsewhere::Unknown => unknown(),
+    }
+}
+
+/// Returns the problem of an id that no session of this node has while other nodes cannot be asked.
+pub(super) fn unknown() -> Box<Problem> {
+    let detail = "no session of this node has this id, and not all other nodes of the cluster answer";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
 }
 
 /// Returns the problem of an unknown id.

@@ -45,25 +45,19 @@ pub(super) fn check_payload(control: &Control, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Tells the other nodes of an operation. Returns their number; `None` if there is no cluster, or they do not get it.
+/// Tells the other nodes of an operation. Returns their number, or why they do not get it; `None` if there is no cluster.
 pub(super) async fn share(
     control: &Control,
     kind: OperationKind,
     parameters: &impl Serialize,
     payload: Vec<u8>,
-) -> Option<usize> {
+) -> Option<std::result::Result<usize, &'static str>> {
     let cluster = cluster(control)?;
     // The parameters always have a form in JSON.
     let text = serde_json::to_string(parameters).ok()?;
-    match cluster.share_operation(Operation { kind, text, payload }).await {
-        Ok(nodes) => Some(nodes),
-        Err(ShareError::TooLarge) => {
-            tracing::warn!("the other nodes of the cluster do not get an operation: its filter is too large");
-            None
-        }
-        Err(ShareError::Unavailable) => {
-            tracing::debug!("the other nodes of the cluster do not get an operation: its server does not take it");
-            None
-        }
-    }
+    let told = cluster.share_operation(Operation { kind, text, payload }).await.map_err(|error| match error {
+        ShareError::TooLarge => "the filter is too large for the nodes of a cluster",
+        ShareError::Unavailable => "the cluster's server does not take the operation",
+    });
+    Some(told.inspect_err(|reason| tracing::warn!(?kind, reason, "the other nodes do not get an operation")))
 }

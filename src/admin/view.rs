@@ -207,13 +207,29 @@ pub(super) struct Reload {
 
 /// The sessions that a change was sent to.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the fields in the API")]
 pub(super) struct Selected {
     /// The number of sessions of this node.
     pub(super) selected: usize,
     /// The number of other nodes that it was sent to, too, for their sessions. Absent: the process shares its sessions with
-    /// no cluster, or the server of the cluster did not take the change.
+    /// no cluster, or the other nodes were not reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) nodes: Option<usize>,
+    /// Why the other nodes were not reached: they do not get the change later. Absent: they were, or there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unreached: Option<&'static str>,
+}
+
+impl Selected {
+    /// Describes a change of sessions of this node, and how many other nodes were told of it, if there is a cluster.
+    pub(super) fn new(selected: usize, told: Option<std::result::Result<usize, &'static str>>) -> Self {
+        let (nodes, unreached) = match told {
+            Some(Ok(nodes)) => (Some(nodes), None),
+            Some(Err(reason)) => (None, Some(reason)),
+            None => (None, None),
+        };
+        Self { selected, nodes, unreached }
+    }
 }
 
 impl Session {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, RedisError, RedisResult, Script};
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, Script};
 
 use super::connect::{CONNECT_MIN, Connector};
 use super::keys::Keys;
@@ -64,18 +64,29 @@ async fn run(config: &ClusterConfig) -> RedisResult<()> {
     script.key(text).key(sorted).key(hash).key(stream).arg(live).invoke_async(&mut connection).await
 }
 
+/// Whether the server has answered, with this error.
+pub(super) fn is_refusal(error: &RedisError) -> bool {
+    error.code().is_some() || error.kind() == ErrorKind::AuthenticationFailed
+}
+
 /// Returns what an operator may do about an error.
-fn advice(config: &ClusterConfig, error: &RedisError) -> Option<&'static str> {
+pub(super) fn advice(config: &ClusterConfig, error: &RedisError) -> Option<&'static str> {
     let text = error.to_string();
     let has = |code: &str| error.code() == Some(code) || text.contains(code);
     if has("NOAUTH") && config.password.is_none() {
         return Some("`password_file` has to name a file with the password of the server, and `username` an ACL user");
+    }
+    if has("OOM") {
+        return Some("the memory of the server is full: raise its `maxmemory`");
     }
     if has("WRONGPASS") {
         return Some("the server knows no such user with the password in `password_file`");
     }
     if error.code() == Some("SCRIPT") || has("NOPERM") {
         return Some("the ACL of the user has to permit what a node does: config/cluster.md has such a user");
+    }
+    if error.is_connection_refusal() {
+        return Some("no server listens there: check that it runs, and that `url` names its address and port");
     }
     if !config.servers.uses_tls() {
         let is_closed = error.is_connection_dropped();
@@ -85,4 +96,41 @@ fn advice(config: &ClusterConfig, error: &RedisError) -> Option<&'static str> {
         return Some("the server may be one without TLS, which `redis` in the URL is for");
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::tests::InMemory;
+
+    fn config(section: &str) -> ClusterConfig {
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:443\"\ncertificates = [{{ chain = \"chain.pem\", key = \"key.pem\" }}]\n\
+             [upstream.chat]\nservers = [\"127.0.0.1:9001\"]\n\
+             [[route]]\nname = \"chat\"\npath = \"/\"\nupstream = \"chat\"\nauth = \"none\"\n[cluster]\n{section}\n"
+        );
+        let config = crate::config::parse(&text, Path::new("tollgate.toml"), Path::new(""), &InMemory::new()).unwrap();
+        config.cluster.as_deref().unwrap().clone()
+    }
+
+    #[test]
+    fn advice_fits_the_error() {
+        let plain = config("url = \"redis://127.0.0.1:6379\"");
+        let of = |kind: io::ErrorKind| advice(&plain, &io::Error::from(kind).into());
+        assert!(of(io::ErrorKind::ConnectionRefused).is_some_and(|advice| advice.contains("no server listens")));
+        assert!(of(io::ErrorKind::ConnectionReset).is_some_and(|advice| advice.contains("`rediss`")));
+        assert_eq!(of(io::ErrorKind::TimedOut), None);
+        let wrong = RedisError::from((ErrorKind::AuthenticationFailed, "login", "WRONGPASS no such user".to_owned()));
+        assert!(advice(&plain, &wrong).is_some_and(|advice| advice.contains("`password_file`")));
+    }
+
+    #[test]
+    fn only_an_answer_of_the_server_is_a_refusal() {
+        let answer = RedisError::from((ErrorKind::Server(redis::ServerErrorKind::ReadOnly), "read only"));
+        assert!(is_refusal(&answer) && is_refusal(&(ErrorKind::AuthenticationFailed, "login").into()));
+        assert!(!is_refusal(&io::Error::from(io::ErrorKind::ConnectionRefused).into()));
+    }
 }

@@ -29,6 +29,8 @@ use crate::telemetry::request::RequestId;
 /// The number of events that wait until they are executed.
 const NOTICES_MAX: usize = 1024;
 const OPERATIONS_MAX: usize = 64;
+/// The length of the text of a process in its ids as a node.
+const PROCESS_CHARS: usize = 12;
 
 /// What another node has done that concerns this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +48,15 @@ pub enum Notice {
 pub struct RemoteOperation {
     /// The time at which it was published. It does not concern sessions that began later.
     pub published: Instant,
+    /// The random text of the process that published it, with which its ids as a node end.
+    pub from: String,
     /// The operation.
     pub operation: Operation,
+}
+
+/// Returns the part of the name of a process that is in its ids as a node.
+fn process_of(instance: &str) -> String {
+    instance.chars().take(PROCESS_CHARS).collect()
 }
 
 /// When an entry was published.
@@ -79,7 +88,8 @@ impl From<Unavailable> for ShareError {
 pub struct Events {
     pub(super) config: Arc<ClusterConfig>,
     pub(super) streams: [String; 2],
-    /// The process. A node gets another id when it was dead, and this one stays.
+    /// The process. A node gets another id when it was dead, and this one stays. Each id of the node ends with the
+    /// beginning of it, see [`Events::process`].
     pub(super) instance: Arc<str>,
     pub(super) set: RevocationSet,
     pub(super) scripts: Scripts,
@@ -110,6 +120,11 @@ impl Events {
             is_loaded: watch::Sender::new(!config.share.revocations),
             config,
         }
+    }
+
+    /// Returns the random text of this process, with which its ids as a node end: logs of other nodes show it.
+    pub fn process(&self) -> String {
+        process_of(&self.instance)
     }
 
     /// Returns the notices of other nodes. There is one receiver: a second one gets none.
@@ -188,8 +203,8 @@ impl Events {
             let published = Published { age: of_millis(server_millis.saturating_sub(id.0)), read };
             match content.filter(|(from, _)| **from != *self.instance) {
                 Some((_, Event::Replaced(ids))) => self.notify_of_replaced(ids).await,
-                Some((_, Event::Operation(operation))) if operation.kind.is_repeated() => {
-                    self.hand_over(operation, published).await;
+                Some((from, Event::Operation(operation))) if operation.kind.is_repeated() => {
+                    self.hand_over(&from, operation, published).await;
                 }
                 _ => {}
             }
@@ -198,7 +213,7 @@ impl Events {
     }
 
     /// Hands an operation of another node over, if it concerns this one.
-    pub(super) async fn hand_over(&self, operation: Operation, Published { age, read }: Published) {
+    pub(super) async fn hand_over(&self, from: &str, operation: Operation, Published { age, read }: Published) {
         let is_current = self.config.share.sessions && operation.kind.is_current(age);
         if self.config.share.sessions && !is_current {
             self.counts.note_expired();
@@ -206,7 +221,7 @@ impl Events {
         if let Some(operations) = self.operations.get().filter(|_| is_current) {
             let published = read.checked_sub(age).unwrap_or(read);
             // The receiver ends with the process.
-            let _ = operations.send(RemoteOperation { published, operation }).await;
+            let _ = operations.send(RemoteOperation { published, from: process_of(from), operation }).await;
         }
     }
 

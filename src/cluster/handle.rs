@@ -9,7 +9,7 @@ use super::keys::Keys;
 use super::leases::LeaseExchange;
 use super::link::{Link, Unavailable};
 use super::nodes::{NodeFacts, Nodes};
-use super::seal::Seal;
+use super::seal::{Seal, digest};
 use super::slot_registry::SlotRegistry;
 use super::slots::{Slots, Taken};
 use crate::config::ClusterConfig;
@@ -37,6 +37,8 @@ pub struct Cluster {
     pub events: Events,
     /// Seals tokens, if there is a secret.
     pub(super) seal: Option<Seal>,
+    /// The digest of the secret, which other nodes may know; empty if there is none.
+    pub secret_digest: String,
     /// The leases of quotas, if nodes share quotas.
     pub leases: Option<LeaseExchange>,
 }
@@ -46,13 +48,15 @@ impl Cluster {
     /// sessions. Nothing is sent before [`Cluster::run`].
     pub fn new(config: &Arc<ClusterConfig>, leases: Option<&Arc<Leases>>, slots: &Arc<SlotRegistry>) -> Self {
         let keys = Keys::new(&config.prefix);
+        let events = Events::new(Arc::clone(config), &keys);
         Self {
             config: Arc::clone(config),
             link: Link::new(Arc::clone(config)),
-            nodes: Nodes::new(Arc::clone(config), keys.clone()),
+            nodes: Nodes::new(Arc::clone(config), keys.clone(), events.process()),
             slots: Slots::new(keys.clone(), Arc::clone(slots)),
-            events: Events::new(Arc::clone(config), &keys),
+            events,
             seal: config.secret.as_ref().and_then(|secret| Seal::new(secret)),
+            secret_digest: config.secret.as_ref().and_then(|secret| digest(secret)).unwrap_or_default(),
             leases: leases.map(|leases| LeaseExchange::new(keys.clone(), Arc::clone(leases))),
             keys,
         }

@@ -8,6 +8,7 @@ use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvoca
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use super::check::{advice, is_refusal};
 use super::connect::{CONNECT_MIN, Connection, Connector};
 use super::keys::Keys;
 use super::log_limit::LogLimit;
@@ -41,6 +42,18 @@ pub enum AskError {
     Refused,
 }
 
+/// Why a request was not answered, and whether the server has said so.
+struct AskFailure {
+    error: AskError,
+    is_refusal: bool,
+}
+
+impl From<AskError> for AskFailure {
+    fn from(error: AskError) -> Self {
+        Self { error, is_refusal: false }
+    }
+}
+
 impl From<AskError> for Unavailable {
     fn from(_: AskError) -> Self {
         Self
@@ -59,6 +72,8 @@ pub struct Link {
     state: watch::Sender<u64>,
     /// The log lines about answers that are errors.
     errors: LogLimit,
+    /// The error with which the server answers, if it cannot be used for it.
+    refusal: Mutex<Option<String>>,
     outcomes: Outcomes,
 }
 
@@ -81,12 +96,13 @@ impl Link {
             lost: Notify::new(),
             state: watch::Sender::new(0),
             errors: LogLimit::new(ERRORS_LOGGED),
+            refusal: Mutex::default(),
             outcomes: Outcomes::default(),
         }
     }
 
     /// Returns the numbers of requests since the start: those that were answered, had no answer in time, were answered with
-    /// an error, and could not be sent or lost their connection.
+    /// an error, and could not be sent or lost their connection. An attempt to connect counts if it is answered with an error.
     pub fn outcomes(&self) -> [(&'static str, u64); 4] {
         let Outcomes { answered, late, refused, away } = &self.outcomes;
         [("answered", answered), ("late", late), ("refused", refused), ("away", away)]
@@ -96,6 +112,12 @@ impl Link {
     /// Whether the server answers.
     pub fn is_up(&self) -> bool {
         is_up(*self.state.borrow())
+    }
+
+    /// Returns the error with which the server answered last, if it cannot be used for it; `None` if it answers properly, or
+    /// not at all.
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the changes between a server that answers and one that does not.
@@ -147,12 +169,14 @@ impl Link {
         let answer = self.answer(wait, ask).await;
         let count = match &answer {
             Ok(_) => &self.outcomes.answered,
-            Err(AskError::Late) => &self.outcomes.late,
-            Err(AskError::Refused) => &self.outcomes.refused,
-            Err(AskError::Away) => &self.outcomes.away,
+            Err(AskFailure { is_refusal: true, .. } | AskFailure { error: AskError::Refused, .. }) => {
+                &self.outcomes.refused
+            }
+            Err(AskFailure { error: AskError::Late, .. }) => &self.outcomes.late,
+            Err(AskFailure { error: AskError::Away, .. }) => &self.outcomes.away,
         };
         count.fetch_add(1, Ordering::Relaxed);
-        answer
+        answer.map_err(|failure| failure.error)
     }
 
     /// Waits for an answer.
@@ -160,7 +184,7 @@ impl Link {
         &self,
         wait: Duration,
         ask: impl AsyncFnOnce(Connection) -> RedisResult<T>,
-    ) -> Result<T, AskError> {
+    ) -> Result<T, AskFailure> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let connection = connection.ok_or(AskError::Away)?;
         let generation = *self.state.borrow();
@@ -169,12 +193,14 @@ impl Link {
                 *self.late.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 Ok(answer)
             }
-            Ok(Err(error)) if !is_late(&error) => Err(self.note(&error, generation)),
+            Ok(Err(error)) if !is_late(&error) => {
+                Err(AskFailure { error: self.note(&error, generation), is_refusal: is_refusal(&error) })
+            }
             // A short wait says nothing about the server.
-            Ok(Err(_)) | Err(_) if wait < self.config.timeout / 2 || !self.note_late() => Err(AskError::Late),
+            Ok(Err(_)) | Err(_) if wait < self.config.timeout / 2 || !self.note_late() => Err(AskError::Late.into()),
             Ok(Err(_)) | Err(_) => {
                 self.give_up(generation, &"its answers are late");
-                Err(AskError::Away)
+                Err(AskError::Away.into())
             }
         }
     }
@@ -192,6 +218,7 @@ impl Link {
     fn note(&self, error: &RedisError, generation: u64) -> AskError {
         let is_of_connection = error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error();
         if is_of_connection || error.code().is_some_and(is_away) {
+            self.set_refusal(Some(error));
             self.give_up(generation, error);
             return AskError::Away;
         }
@@ -200,6 +227,12 @@ impl Link {
             tracing::warn!(%error, %server, left_out, "the cluster's server answers with an error");
         }
         AskError::Refused
+    }
+
+    /// Keeps the error for which the server cannot be used, if it is an answer of the server.
+    fn set_refusal(&self, error: Option<&RedisError>) {
+        let text = error.filter(|error| is_refusal(error)).map(ToString::to_string);
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
     /// Drops the connection of this generation.
@@ -226,6 +259,7 @@ impl Link {
                 Ok(connection) => {
                     *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
                     *self.late.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    self.set_refusal(None);
                     self.state.send_modify(|state| *state = state.wrapping_add(1));
                     tracing::info!(server = %self.config.servers, "the cluster's server answers");
                     lines.reset();
@@ -236,9 +270,14 @@ impl Link {
                     }
                 }
                 Err(error) => {
-                    if let Some(attempts) = lines.may_write(clock::now()) {
-                        let server = &self.config.servers;
-                        tracing::warn!(%error, %server, attempts, "the cluster's server cannot be used");
+                    self.set_refusal(Some(&error));
+                    if is_refusal(&error) {
+                        self.outcomes.refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if let Some(left_out) = lines.may_write(clock::now()) {
+                        let (server, advice) = (&self.config.servers, advice(&self.config, &error));
+                        let attempts = left_out.saturating_add(1);
+                        tracing::warn!(%error, %server, attempts, advice, "the cluster's server cannot be used");
                     }
                 }
             }

@@ -159,9 +159,9 @@ impl Events {
                 }
                 Some((_, Event::Load)) => reader.load_at = Some(clock::after(clock::now(), random_part(SPREAD))),
                 Some((_, Event::Replaced(ids))) => self.notify_of_replaced(ids).await,
-                Some((_, Event::Operation(operation))) => {
+                Some((from, Event::Operation(operation))) => {
                     let age = of_millis(server_millis.saturating_sub(id.0));
-                    self.hand_over(operation, Published { age, read }).await;
+                    self.hand_over(&from, operation, Published { age, read }).await;
                 }
                 Some((_, Event::Revocation(_))) => {}
             }
@@ -197,6 +197,9 @@ impl Events {
             if has_lost {
                 // All nodes find the loss at about the same time, and the first one restores most of the set.
                 let delay = if reader.mark.is_some() { random_part(SPREAD) } else { Duration::ZERO };
+                if reader.mark.is_some() {
+                    tracing::warn!(server = %self.config.servers, "the cluster's server has lost its data: restoring revocations");
+                }
                 reader.load_at.get_or_insert(clock::after(now, delay));
             }
             reader.mark = Some(mark);

@@ -33,14 +33,17 @@ struct Parameters {
 }
 
 impl Cluster {
-    /// Tells the other nodes of a fresh token. Returns their number; `None` if they do not get it: sessions are not
-    /// shared, there is no `secret_file` to seal the token, or the server does not take it.
+    /// Tells the other nodes of a fresh token. Returns the number of those that can open it, which have the same secret;
+    /// `None` if they do not get it: sessions are not shared, there is no `secret_file` to seal the token, or the server does
+    /// not take it.
     pub async fn share_renewal(&self, route: &str, auth: &str, token: &str) -> Option<usize> {
         let seal = self.seal.as_ref().filter(|_| self.shares_sessions())?;
         let text = serde_json::to_string(&Parameters { route: route.to_owned(), auth: auth.to_owned() }).ok()?;
         let payload = seal.seal(&text, token)?;
         let shared = self.share_operation(Operation { kind: OperationKind::Renew, text, payload }).await;
-        shared.inspect_err(|error| tracing::debug!(?error, "the other nodes do not get a fresh token")).ok()
+        let nodes =
+            shared.inspect_err(|error| tracing::debug!(?error, "the other nodes do not get a fresh token")).ok()?;
+        Some(nodes.saturating_sub(self.nodes.with_other_secret()))
     }
 
     /// Opens the token of another node; `None` if it has another secret.

@@ -1,13 +1,17 @@
-//! Seals tokens that nodes tell each other, with a key of `secret_file`: whoever reads at the server learns none.
+//! Uses of `secret_file`: seals tokens that nodes tell each other, so that whoever reads at the server learns none, and
+//! derives a digest of the secret by which nodes notice that theirs differ.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use zeroize::Zeroizing;
 
 /// The label of the key, which no other use of the secret has (RFC 5869 section 3.2).
 const LABEL: &[u8] = b"tollgate cluster refresh 1";
+/// The label of the digest. What is derived with one label says nothing about what is derived with another one.
+const DIGEST_LABEL: &[u8] = b"tollgate cluster digest 1";
+const DIGEST_BYTES: usize = 8;
 /// The length of a key of AES-256.
 const KEY_BYTES: usize = 32;
 
@@ -24,9 +28,7 @@ impl fmt::Debug for Seal {
 impl Seal {
     /// Derives the key.
     pub(super) fn new(secret: &[u8]) -> Option<Self> {
-        let mut key = Zeroizing::new([0; KEY_BYTES]);
-        let extracted = Salt::new(HKDF_SHA256, &[]).extract(secret);
-        extracted.expand(&[LABEL], HKDF_SHA256).ok()?.fill(key.as_mut_slice()).ok()?;
+        let key = derive::<KEY_BYTES>(secret, LABEL)?;
         RandomizedNonceKey::new(&AES_256_GCM, key.as_slice()).ok().map(Self)
     }
 
@@ -47,9 +49,46 @@ impl Seal {
     }
 }
 
+/// Returns a digest of the secret in hexadecimal digits: nodes with the same secret have the same one. Other nodes and the
+/// server may know it. Neither the secret nor a key can be computed from it.
+pub(super) fn digest(secret: &[u8]) -> Option<String> {
+    let bytes = derive::<DIGEST_BYTES>(secret, DIGEST_LABEL)?;
+    Some(bytes.iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a string never fails.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    }))
+}
+
+fn derive<const N: usize>(secret: &[u8], label: &[u8]) -> Option<Zeroizing<[u8; N]>> {
+    let mut derived = Zeroizing::new([0; N]);
+    let extracted = Salt::new(HKDF_SHA256, &[]).extract(secret);
+    extracted.expand(&[label], Len(N)).ok()?.fill(derived.as_mut_slice()).ok()?;
+    Some(derived)
+}
+
+/// A number of bytes to derive.
+#[derive(Debug, Clone, Copy)]
+struct Len(usize);
+
+impl KeyType for Len {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_digest_tells_secrets_apart_and_is_no_key() {
+        let of = |secret: &[u8]| digest(secret).unwrap();
+        assert_eq!((of(&[1; 32]).len(), of(&[1; 32])), (16, of(&[1; 32])));
+        assert_ne!(of(&[1; 32]), of(&[2; 32]));
+        let key = derive::<KEY_BYTES>(&[1; 32], LABEL).unwrap();
+        assert_ne!(derive::<DIGEST_BYTES>(&[1; 32], DIGEST_LABEL).unwrap()[..], key[..DIGEST_BYTES]);
+    }
 
     #[test]
     fn only_the_same_secret_and_context_open_a_token() {

@@ -82,8 +82,8 @@ pub enum Rejection {
     AddressSessions,
     /// The token's subject has reached its limit of sessions.
     SubjectSessions,
-    /// The server of the cluster, which counts the sessions of all nodes, does not answer, and the configuration refuses
-    /// further sessions then.
+    /// The server of the cluster, which counts the sessions of all nodes, did not answer in time, or is away and the
+    /// configuration refuses further sessions then.
     ClusterUnavailable,
     /// The process has reached its limit of sessions, or of refreshes in progress.
     Full,
@@ -220,7 +220,11 @@ impl Rejection {
             | Self::UpstreamRate { retry_after_secs } => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", retry_after_secs)
             }
-            Self::ClusterUnavailable | Self::Full | Self::Memory | Self::Draining => {
+            Self::ClusterUnavailable => {
+                let body = "The limit of sessions cannot be checked for now.\n";
+                respond_later(StatusCode::SERVICE_UNAVAILABLE, body, RETRY_AFTER_SECS)
+            }
+            Self::Full | Self::Memory | Self::Draining => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {

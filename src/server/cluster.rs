@@ -17,7 +17,7 @@ const LOAD_MAX: Duration = Duration::from_secs(1);
 pub(super) async fn run(gateway: &Gateway) {
     match &gateway.cluster {
         Some(cluster) => tokio::select! {
-            () = cluster.run(|| facts(gateway), gateway.counters.revocations()) => {}
+            () = cluster.run(|| facts(gateway, &cluster.secret_digest), gateway.counters.revocations()) => {}
             () = cluster_events::follow(gateway, cluster.events.notices()) => {}
         },
         None => std::future::pending().await,
@@ -34,13 +34,14 @@ pub(super) async fn wait_for_revocations(gateway: &Gateway) {
 }
 
 /// Returns what this node says about itself.
-fn facts(gateway: &Gateway) -> NodeFacts {
+fn facts(gateway: &Gateway, secret: &str) -> NodeFacts {
     let snapshot = gateway.snapshot();
     NodeFacts {
         name: uname().nodename().to_string_lossy().into_owned(),
         address: snapshot.addresses().next().map(ToString::to_string).unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config: digest(snapshot.text()),
+        secret: Some(secret.to_owned()),
         generation: snapshot.generation(),
         sessions: u64::try_from(gateway.process.lifecycle.sessions()).unwrap_or(u64::MAX),
     }

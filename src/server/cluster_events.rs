@@ -9,10 +9,13 @@ use tokio::time::sleep;
 use crate::cluster::events::Notice;
 use crate::front::gateway::Gateway;
 use crate::front::revoker::RevokeError;
+use crate::policy::revocation::entry::RevocationId;
 use crate::policy::revocation::journal::Change;
 
 /// The number of changes that share one write to disk.
 const BATCH_MAX: usize = 256;
+/// The number of revocations that a log line names.
+const IDS_LOGGED: usize = 10;
 /// The pause before a change is tried again that could not be queued, and the number of attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const RETRIES: usize = 50;
@@ -45,6 +48,7 @@ pub(super) async fn follow(gateway: &Gateway, mut notices: mpsc::Receiver<Notice
 /// Makes changes of the revocations in their order.
 async fn make(gateway: &Gateway, changes: Vec<Change>) {
     let (mut made, mut ended, mut failed) = (0_usize, 0_usize, None);
+    let ids: Vec<String> = changes.iter().take(IDS_LOGGED).map(|change| id_of(change).to_string()).collect();
     for result in join_all(changes.into_iter().map(|change| make_one(gateway, change))).await {
         match result {
             Ok(sessions) => (made, ended) = (made.saturating_add(1), ended.saturating_add(sessions)),
@@ -55,7 +59,15 @@ async fn make(gateway: &Gateway, changes: Vec<Change>) {
         tracing::error!(%error, "a revocation of another node failed");
     }
     if made > 0 {
-        tracing::info!(made, ended, "revocations of other nodes");
+        tracing::info!(made, ended, ids = ids.join(" "), "revocations of other nodes");
+    }
+}
+
+/// Returns the id of the revocation, which the answer of the API that made it has, too.
+fn id_of(change: &Change) -> RevocationId {
+    match change {
+        Change::Add(revocation) => revocation.target.id(),
+        Change::Remove(id) => *id,
     }
 }
 

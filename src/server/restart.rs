@@ -2,7 +2,8 @@
 
 use crate::config::Config;
 
-/// Names the settings that differ and need a restart, one warning each.
+/// Names the settings that differ and need a restart, one warning each. A new process that takes over the listeners and
+/// the sessions has them, too, but a Unix socket keeps its file.
 pub fn needs_restart(running: &Config, next: &Config) -> Vec<String> {
     let (server, log) = (&running.server, &running.log);
     let differs = [
@@ -19,10 +20,14 @@ pub fn needs_restart(running: &Config, next: &Config) -> Vec<String> {
         ("admin", running.admin != next.admin),
         ("metrics", running.metrics != next.metrics),
         ("cluster", running.cluster != next.cluster),
-        ("listener.socket_group", is_regrouped(running, next)),
     ];
     let differing = differs.into_iter().filter(|(_, differs)| *differs);
-    differing.map(|(name, _)| format!("{name} changes only at a restart")).collect()
+    let mut warnings: Vec<String> =
+        differing.map(|(name, _)| format!("{name} changes only at a restart or `tollgate upgrade`")).collect();
+    if is_regrouped(running, next) {
+        warnings.push("listener.socket_group changes only at a restart".to_owned());
+    }
+    warnings
 }
 
 /// Whether a Unix socket that stays bound is to have another group.
@@ -70,7 +75,7 @@ mod tests {
         let (none, plain) = (config(""), cluster(""));
         let (secret, other) = (cluster("secret_file = \"secret\""), cluster("secret_file = \"other\""));
         for (running, next) in [(&none, &plain), (&plain, &none), (&plain, &secret), (&secret, &other)] {
-            assert_eq!(needs_restart(running, next), ["cluster changes only at a restart"]);
+            assert_eq!(needs_restart(running, next), ["cluster changes only at a restart or `tollgate upgrade`"]);
             let mut adopted = next.clone();
             adopt_fixed(&mut adopted, running);
             assert_eq!(adopted.cluster, running.cluster);

@@ -146,7 +146,7 @@ fn sessions_are_resumed_at_every_node_of_a_cluster() {
         connect(&first, config, HandshakeKind::Full);
     }
     std::fs::write(first.folder.path("cluster-secret"), secrets[1]).unwrap();
-    first.log.next("cluster changes only at a restart");
+    first.log.next("cluster changes only at a restart or `tollgate upgrade`");
     for config in &configs {
         connect(&second, config, HandshakeKind::Resumed);
         connect(&first, config, HandshakeKind::Resumed);

@@ -88,12 +88,25 @@ with suite.check("the script counts a session once that two processes have regis
     equal(sorted(redis.call("ZRANGE", "script", 0, -1)), ["200-b/x", "200-b/y", "300-c/w", "300-c/x", "300-c/z"])
     redis.call("DEL", "script")
 
+beat = (harness.ROOT / "src/cluster/heartbeat.lua").read_text()
+
+
+def heartbeat(node, is_id):
+    return redis.call("EVAL", beat, 2, "seen", "said", node, is_id, "{}", 3_000, 60_000, 3)
+
+
+with suite.check("a process that registers several times, as when its answers are late, is one node"):
+    first = heartbeat("ab", 0)[1]
+    equal([heartbeat("ab", 0)[2::3], heartbeat("100-ab", 1)[2::3]], [[first]] * 2)  # its id of before is dead
+    other = heartbeat("b", 0)[1]
+    equal(sorted([heartbeat("b", 0)[1], heartbeat(first, 1)[1]]), sorted([other, first]))
+    until(lambda: heartbeat("cd", 0)[0] != first.split("-")[0], "a millisecond passes")
+    redis.call("ZADD", "seen", 1, first)
+    again = heartbeat(first, 1)[1]
+    equal([again == first, again.endswith("-ab"), heartbeat(first, 1)[1]], [False, True, again])
+    redis.call("DEL", "seen", "said")
+
 with suite.check("a heartbeat in the future says nothing, and a server without free memory denies heartbeats"):
-    beat = (harness.ROOT / "src/cluster/heartbeat.lua").read_text()
-
-    def heartbeat(node, is_id):
-        return redis.call("EVAL", beat, 2, "seen", "said", node, is_id, "{}", 3_000, 60_000, 3)
-
     first = heartbeat("ab", 0)[1]
     now = int(first.split("-")[0])
     for score, node in ((now + 1_500, "1-soon"), (now + 60_000, "1-later"), ("inf", "1-never"), (now - 60_000, "1-old")):

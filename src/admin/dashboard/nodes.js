@@ -5,10 +5,14 @@ const NODE_COLUMNS = [
   { label: 'Name', kind: 'value', text: ({ name }) => name },
   { label: 'Address', kind: 'value', text: ({ address }) => address },
   { label: 'Version', kind: 'value', text: ({ version }) => version },
-  { label: 'Configuration', kind: 'value', text: ({ config, differs }) => (differs ? `${config} (differs)` : config) },
+  { label: 'Configuration', kind: 'value', text: configurationOf },
   { label: 'Sessions', kind: 'value', text: ({ sessions }) => (isNumber(sessions) ? count(sessions) : null) },
   { label: 'Last heartbeat', kind: 'value', text: ({ silent_seconds: silent }) => `${duration(silent)} ago` },
 ];
+
+function configurationOf({ config, differs, same_secret: same }) {
+  return config && `${config}${differs ? ' (differs)' : ''}${same === false ? ' (secret_file differs)' : ''}`;
+}
 
 /** The nodes, each with whether its configuration differs from that of the node that answers. */
 function markedNodes(nodes) {
@@ -34,9 +38,10 @@ function nodesSection() {
   );
   return {
     element,
-    update({ server_answers: answers, nodes }) {
+    update({ server_answers: answers, server_error: error, nodes }) {
       element.hidden = answers === null;
-      setText(state, answers ? 'The server of the cluster answers.' : 'The server of the cluster does not answer.');
+      const failure = error ? `answers with an error: ${error}` : 'does not answer.';
+      setText(state, `The server of the cluster ${answers ? 'answers.' : failure}`);
       table.update(markedNodes(nodes));
     },
   };
@@ -53,6 +58,10 @@ function nodeFindings(answers, nodes) {
   for (const { id, name } of markedNodes(nodes).filter(({ differs }) => differs)) {
     const text = `The node ${id} (${name}) has other routes, upstreams or auth sections than this one.`;
     found.push({ key: `node ${id}`, level: 'warn', href: '#/config', text });
+  }
+  for (const { id, name } of nodes.filter(({ same_secret: same }) => same === false)) {
+    const text = `The node ${id} (${name}) has another secret_file than this one.`;
+    found.push({ key: `secret ${id}`, level: 'warn', href: '#/config', text });
   }
   return found;
 }

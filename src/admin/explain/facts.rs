@@ -35,6 +35,8 @@ pub struct Facts<'a> {
     pub has_hosts: bool,
     /// The route that serves the path with a slash more or less at its end.
     pub slash_route: Option<&'a str>,
+    /// Whether the nodes of a cluster count the sessions of a client together.
+    pub shares_slots: bool,
     /// Further text, such as an error of the upstream.
     pub detail: Option<&'a str>,
 }

@@ -276,9 +276,10 @@ fn claims(facts: &Facts<'_>) -> Words {
 fn address_sessions(facts: &Facts<'_>) -> Words {
     words(
         format!(
-            "{} has as many sessions on {} as `sessions_per_address` allows.",
+            "{} has as many sessions on {} as `sessions_per_address` allows{}.",
             sentence(facts.the_address()),
-            facts.the_route()
+            facts.the_route(),
+            on_all_nodes(facts)
         ),
         "If many clients share this address, raise `sessions_per_address`. With `on_session_limit = \"close_oldest\"` \
          a new session replaces the oldest one. If it is the address of a balancer, name it in the listener's \
@@ -289,19 +290,33 @@ fn address_sessions(facts: &Facts<'_>) -> Words {
 
 fn subject_sessions(facts: &Facts<'_>) -> Words {
     words(
-        format!("The subject has as many sessions on {} as `sessions_per_subject` allows.", facts.the_route()),
+        format!(
+            "The subject has as many sessions on {} as `sessions_per_subject` allows{}.",
+            facts.the_route(),
+            on_all_nodes(facts)
+        ),
         "If one user may have more, raise `sessions_per_subject`. With `on_session_limit = \"close_oldest\"` a new \
          session replaces the oldest one. All clients without a subject count as one.",
         &[keys::SESSIONS_PER_SUBJECT, keys::ON_SESSION_LIMIT, keys::SUBJECT_CLAIM],
     )
 }
 
+/// Returns where the sessions of a client are counted.
+fn on_all_nodes(facts: &Facts<'_>) -> &'static str {
+    if facts.shares_slots {
+        " on all nodes of the cluster together, or on this node as its part while the server of the cluster is away"
+    } else {
+        ""
+    }
+}
+
 fn cluster_unavailable() -> Words {
     words(
-        "The server of the cluster counts the sessions of this client on all nodes. It does not answer, or not in time, \
-         and the configuration refuses further sessions then.",
-        "Check that the server runs and that this machine reaches it. With `on_outage = \"local\"` the nodes divide the \
-         limits while it is away; a higher `timeout` waits longer for a server that is slow.",
+        "The server of the cluster counts the sessions of this client on all nodes. Its answer was late, or it is away and \
+         `on_outage` is \"refuse\".",
+        "Check that the server runs and that this machine reaches it. An answer that is late rejects an upgrade also with \
+         `on_outage = \"local\"`, until the server is taken for away; then the nodes divide the limits. A higher `timeout` \
+         waits longer for a server that is slow.",
         &[keys::CLUSTER_ON_OUTAGE, keys::CLUSTER_TIMEOUT],
     )
 }

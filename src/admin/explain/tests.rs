@@ -245,6 +245,7 @@ const KNOWN: Facts<'_> = Facts {
     is_claim_required: Some(true),
     has_hosts: true,
     slash_route: None,
+    shares_slots: false,
     detail: Some("connection refused"),
 };
 
@@ -253,6 +254,7 @@ const OTHER: Facts<'_> = Facts {
     is_claim_required: Some(false),
     slash_route: Some("chat"),
     origin: None,
+    shares_slots: true,
     detail: Some("the TLS handshake failed"),
     ..KNOWN
 };
@@ -308,6 +310,16 @@ fn a_setting_whose_section_is_not_known_is_left_out() {
     assert_eq!(names(&KNOWN), ["[auth.users] token_from", "[[route]] \"chat\" auth"]);
     assert_eq!(names(&Facts { auth: None, ..KNOWN }), ["[[route]] \"chat\" auth"]);
     assert!(names(&Facts::default()).is_empty());
+}
+
+#[test]
+fn a_limit_that_nodes_share_is_one_of_all_nodes() {
+    for limit in [Rejection::AddressSessions, Rejection::SubjectSessions] {
+        let text = |shares_slots| rejection(limit, &Facts { shares_slots, ..KNOWN }).text;
+        assert!(text(true).contains(" on all nodes of the cluster together") && !text(false).contains("cluster"));
+    }
+    let late = rejection(Rejection::ClusterUnavailable, &KNOWN);
+    assert!(late.text.contains("late, or it is away") && late.advice.contains("`on_outage = \"local\"`"), "{late:?}");
 }
 
 mod texts;

@@ -81,3 +81,16 @@ fn the_key_of_an_age_is_the_same_on_all_nodes() {
     assert_eq!(since(now + second, (now + 60 * second, unix + 60 * second)), key);
     assert!(since(now, (now, unix)) > key, "the older session has the larger age");
 }
+
+#[test]
+fn a_session_is_at_the_node_whose_page_has_it() {
+    let page = |total: usize| format!(r#"{{"total":{total},"has_more":false,"sessions":[]}}"#).into_bytes();
+    let found = |pages: &[usize], missing: &[&str]| {
+        let answers = pages.iter().zip(["1-a", "2-b"]).map(|(total, node)| (node.into(), page(*total))).collect();
+        elsewhere(&Answers { answers, missing: missing.iter().map(|node| (*node).into()).collect() })
+    };
+    assert_eq!(found(&[0, 1], &[]), Elsewhere::At("2-b".into()));
+    assert_eq!(found(&[0, 1], &["3-c"]), Elsewhere::At("2-b".into()));
+    assert_eq!((found(&[0, 0], &[]), found(&[], &[])), (Elsewhere::Nowhere, Elsewhere::Nowhere));
+    assert_eq!(found(&[0, 0], &["3-c"]), Elsewhere::Unknown);
+}

@@ -11,8 +11,8 @@ use super::failure::Failure;
 use super::output;
 use super::select::{filter, percent, query};
 
-/// Closes the sessions, and prints their number. The exit code is 1 if the process cannot be reached, or has no session
-/// with the given id.
+/// Closes the sessions, and prints their number. The exit code is 1 if the process or the other nodes of its cluster cannot
+/// be reached, or no session has the given id.
 pub fn run(arguments: &Kick) -> ExitCode {
     output::finish("kick", kick(arguments))
 }
@@ -34,23 +34,33 @@ fn kick(arguments: &Kick) -> Result<(), Failure> {
     report(connection.json, &answer, "closing")
 }
 
-/// Prints the number of sessions that a change was sent to.
+/// Prints the number of sessions that a change was sent to. It is a failure if the other nodes of a cluster do not get it.
 pub(super) fn report(is_json: bool, answer: &Value, what: &str) -> Result<(), Failure> {
     if is_json {
-        return output::print_json(answer);
+        output::print_json(answer)?;
+    } else {
+        output::print(&format!("{what} {}\n", sessions(answer)))?;
     }
-    output::print(&format!("{what} {}\n", sessions(answer)))
+    unreached(answer)
 }
 
-/// Returns the number of sessions of this node, and the number of other nodes.
+/// # Errors
+/// If the other nodes were not reached.
+pub(super) fn unreached(answer: &Value) -> Result<(), Failure> {
+    let reason = answer.get("unreached").and_then(Value::as_str);
+    reason.map_or(Ok(()), |reason| Err(Failure::new(format!("the other nodes were not reached: {reason}"))))
+}
+
+/// Returns the number of sessions of this node, and the number of other nodes, which may have none that match.
 fn sessions(answer: &Value) -> String {
     let count = |name| answer.get(name).and_then(Value::as_u64);
     let plural = |count| if count == 1 { "" } else { "s" };
     let selected = count("selected").unwrap_or_default();
     let own = format!("{selected} session{}", plural(selected));
     match count("nodes") {
+        None if answer.get("unreached").is_some_and(Value::is_string) => format!("{own} of this node"),
         None => own,
-        Some(nodes) => format!("{own} of this node, and those of {nodes} other node{}", plural(nodes)),
+        Some(nodes) => format!("{own} of this node, and any that match at {nodes} other node{}", plural(nodes)),
     }
 }
 
@@ -63,11 +73,20 @@ mod tests {
         assert_eq!(sessions(&json!({ "selected": 1, "nodes": null })), "1 session");
         assert_eq!(
             sessions(&json!({ "selected": 2, "nodes": 1 })),
-            "2 sessions of this node, and those of 1 other node"
+            "2 sessions of this node, and any that match at 1 other node"
         );
         assert_eq!(
             sessions(&json!({ "selected": 0, "nodes": 2 })),
-            "0 sessions of this node, and those of 2 other nodes"
+            "0 sessions of this node, and any that match at 2 other nodes"
         );
+        assert_eq!(sessions(&json!({ "selected": 1, "unreached": "it is away" })), "1 session of this node");
+    }
+
+    #[test]
+    fn nodes_that_were_not_reached_are_a_failure() {
+        assert_eq!(unreached(&json!({ "selected": 1 })), Ok(()));
+        assert_eq!(unreached(&json!({ "selected": 1, "nodes": 2 })), Ok(()));
+        let failure = Failure::new("the other nodes were not reached: it is away");
+        assert_eq!(unreached(&json!({ "selected": 1, "unreached": "it is away" })), Err(failure));
     }
 }

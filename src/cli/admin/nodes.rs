@@ -38,7 +38,11 @@ fn list(answer: &Value) -> String {
         Some(age) => format!("as of {} ago", output::span(age)),
         None => "never read".to_owned(),
     };
-    let state = if is_up { "answers" } else { "does not answer: `on_outage` applies" };
+    let state = match answer.get("server_error").and_then(Value::as_str) {
+        _ if is_up => "answers".to_owned(),
+        Some(error) => format!("answers with an error: `on_outage` applies ({})", output::escape(error)),
+        None => "does not answer: `on_outage` applies".to_owned(),
+    };
     format!("{}The server {state}. List of nodes {age}.\n", output::table(&COLUMNS, &rows))
 }
 
@@ -46,7 +50,10 @@ fn row(node: &Value, own: Option<&str>) -> Vec<String> {
     let differs = own.is_some_and(|own| text(node, "config") != own);
     let mut row = vec![if is_this(node) { "*" } else { "" }.to_owned()];
     row.extend(["id", "name", "address", "version"].map(|name| text(node, name)));
-    row.push(format!("{}{}", text(node, "config"), if differs { " (differs)" } else { "" }));
+    let other_secret = node.get("same_secret").and_then(Value::as_bool) == Some(false);
+    let marks = [(differs, " (differs)"), (other_secret, " (secret_file differs)")];
+    let marks: String = marks.into_iter().filter_map(|(is_so, mark)| is_so.then_some(mark)).collect();
+    row.push(format!("{}{marks}", text(node, "config")));
     row.extend(["generation", "sessions"].map(|name| text(node, name)));
     row.push(output::span(number(node, "silent_seconds")));
     row
@@ -73,6 +80,10 @@ mod tests {
         let lines: Vec<Vec<&str>> = got.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["*", "1-a", "host", "0.0.0.0:443", "1", "aa", "2", "30", "1.5s"]);
         assert_eq!(lines[2], ["2-b", "host", "0.0.0.0:443", "1", "bb", "(differs)", "2", "30", "1.5s"]);
+        let mut other = node("2-b", false, "aa");
+        other["same_secret"] = false.into();
+        let got_secret = list(&json!({ "server_answers": true, "age_seconds": 3.0, "nodes": [nodes[0], other] }));
+        assert!(got_secret.contains(" aa (secret_file differs) "), "{got_secret}");
         assert!(got.ends_with("The server answers. List of nodes as of 3.0s ago.\n"), "{got}");
         assert!(list(&json!({ "server_answers": null, "nodes": [] })).contains("no cluster"));
         let away = list(&json!({ "server_answers": false, "nodes": [] }));
@@ -80,5 +91,7 @@ mod tests {
             away.ends_with("The server does not answer: `on_outage` applies. List of nodes never read.\n"),
             "{away}"
         );
+        let refused = list(&json!({ "server_answers": false, "server_error": "OOM: full", "nodes": [] }));
+        assert!(refused.contains("The server answers with an error: `on_outage` applies (OOM: full)."), "{refused}");
     }
 }

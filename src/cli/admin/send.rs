@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use super::args::Send;
 use super::client::Client;
 use super::failure::Failure;
-use super::kick::report;
+use super::kick::{report, unreached};
 use super::output;
 use super::select::filter;
 
-/// Sends the message, and prints the number of sessions. The exit code is 1 if the process cannot be reached, or has no
-/// session with the given id.
+/// Sends the message, and prints the number of sessions. The exit code is 1 if the process or the other nodes of its cluster
+/// cannot be reached, or no session has the given id.
 pub fn run(arguments: &Send) -> ExitCode {
     output::finish("send", send(arguments))
 }
@@ -34,6 +34,7 @@ fn send(arguments: &Send) -> Result<(), Failure> {
     let answer = client.request(Method::POST, "/v1/sessions/send", Some(&body))?;
     let count = |name| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
     if selection.id.is_some() && count("selected") == 0 && count("nodes") == 0 {
+        unreached(&answer)?;
         return Err(Failure::new("no session has this id"));
     }
     report(connection.json, &answer, "sending to")

@@ -32,7 +32,7 @@ fn an_upgrade_reads_the_secret_again() {
     stage.move_all(0);
     resume(&stage, HandshakeKind::Resumed);
     fs::write(stage.gate.folder.path("cluster-secret"), secrets[1]).unwrap();
-    stage.gate.log.next("cluster changes only at a restart");
+    stage.gate.log.next("cluster changes only at a restart or `tollgate upgrade`");
     resume(&stage, HandshakeKind::Resumed);
     stage.move_all(0);
     resume(&stage, HandshakeKind::Full);
