@@ -34,6 +34,8 @@ pub(super) struct Context<'a> {
     /// The generation of the snapshot that the request uses.
     pub(super) generation: u64,
     pub(super) started: Instant,
+    /// Whether it is an ordinary request of a route with `http = true`.
+    pub(super) is_ordinary: bool,
 }
 
 impl<'a> Context<'a> {
@@ -48,7 +50,12 @@ impl<'a> Context<'a> {
 
     /// Logs and counts a rejection.
     pub(super) fn log(&self, event: &RejectionEvent<'_>) {
-        self.metrics.count_upgrade(event.route.unwrap_or_default(), event.rejection.label());
+        let (route, outcome) = (event.route.unwrap_or_default(), event.rejection.label());
+        if self.is_ordinary {
+            self.metrics.count_http_rejection(route, outcome);
+        } else {
+            self.metrics.count_upgrade(route, outcome);
+        }
         self.gateway.log_rejection(event);
     }
 }

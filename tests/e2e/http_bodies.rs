@@ -435,11 +435,13 @@ fn requests_are_counted() {
         "tollgate_http_requests_total{route=\"open\",status=\"404\"} 1",
         "tollgate_http_requests_total{route=\"open\",status=\"2xx\"} 1",
         "tollgate_http_requests_total{route=\"room\",status=\"401\"} 1",
+        "tollgate_http_rejections_total{route=\"room\",outcome=\"no_token\"} 1",
         "tollgate_http_request_duration_seconds_count{route=\"open\"} 4",
         "tollgate_connections{state=\"http\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
+    assert!(!text.contains("tollgate_upgrades_total{"), "no request was an upgrade\n{text}");
     gate.signal(Signal::TERM);
     assert!(gate.wait_exit().success());
 }

@@ -1,6 +1,6 @@
 // The labels of causes, codes and states in words.
 
-/** The causes of rejections: `outcome` of tollgate_upgrades_total. */
+/** The causes of rejections: `outcome` of tollgate_upgrades_total and tollgate_http_rejections_total. */
 const REJECTIONS = {
   head: 'malformed or too large head',
   not_upgrade: 'not a WebSocket request',
