@@ -9,6 +9,7 @@ use super::args::Check;
 use super::check_online;
 use crate::config::{self, Checked, Config, Content, Disk, Files};
 use crate::server::descriptors::check_descriptors;
+use crate::server::revocations;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 const EXIT_CONFIG: u8 = 78;
@@ -47,6 +48,9 @@ impl Files for Outside {
     }
     fn state_directory(&self) -> Option<PathBuf> {
         Disk.state_directory()
+    }
+    fn check_state_directory(&self, path: &Path) -> io::Result<()> {
+        revocations::inspect(path)
     }
 }
 
@@ -93,10 +97,6 @@ fn write_warnings(path: &Path, config: &Config, err: &mut impl Write) -> io::Res
         let text = "revocations end with the process: set state_dir, or StateDirectory= in the systemd unit";
         writeln!(err, "note: {}: {text}", path.display())?;
     }
-    if !config.acmes.is_empty() && config.server.state_dir.is_none() {
-        let text = "ACME stores its certificates in state_dir: set it, or StateDirectory= in the systemd unit";
-        writeln!(err, "note: {}: {text}", path.display())?;
-    }
     for route in config.routes.iter().filter(|route| route.auth.is_empty()) {
         writeln!(
             err,
@@ -135,6 +135,32 @@ mod tests {
         assert_eq!((code, out.as_slice()), (78, b"".as_slice()));
         let err = String::from_utf8(err).unwrap();
         assert!(err.starts_with("error: /nonexistent/tollgate.toml: cannot read the configuration: "), "{err}");
+    }
+
+    #[test]
+    fn a_state_dir_that_cannot_be_used_is_an_error_at_its_place() {
+        let folder = std::env::temp_dir().join(format!("tollgate-check-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("state")).unwrap();
+        std::fs::write(folder.join("file"), "").unwrap();
+        let checked = |state_dir: &str| {
+            let (text, path) = (format!("[server]\nstate_dir = \"{state_dir}\"\n"), folder.join("tollgate.toml"));
+            std::fs::write(&path, text).unwrap();
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let files = Outside { credentials: None };
+            assert_eq!(check(&path, &files, false, &mut out, &mut err).unwrap(), 78, "there is no listener");
+            String::from_utf8(err).unwrap()
+        };
+        let (missing, file, usable) = (checked("missing"), checked("file"), checked("state"));
+        for (err, reason) in [(&missing, "No such file or directory"), (&file, "not a directory")] {
+            assert!(err.contains("error: the directory of `state_dir` cannot be used"), "{err}");
+            assert!(err.contains("tollgate.toml:2:13") && err.contains('^') && err.contains(reason), "{err}");
+        }
+        assert!(!usable.contains("state_dir"), "{usable}");
+        assert!(!folder.join("missing").exists());
+        assert_eq!(std::fs::read_dir(folder.join("state")).unwrap().count(), 0, "nothing is created");
+        std::fs::write(folder.join("state/revocations"), "tollgate revocations 99\n").unwrap();
+        assert!(checked("state").contains("another version of tollgate"));
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
