@@ -25,6 +25,7 @@ use crate::policy::route::Route;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::pending_limit::AddressPermit;
+use crate::telemetry::phases::UpgradePhase;
 use crate::upstream::forward::OutgoingRequest;
 use crate::upstream::request_body::{BodyLimits, BodyProgress, RequestBody};
 use crate::upstream::{AskError, Asked};
@@ -95,12 +96,16 @@ async fn exchange(
     permit: AddressPermit,
     (request, body): (&Request<()>, Option<Incoming>),
 ) -> Result<Response<AnswerBody>, RejectedRequest> {
+    let mut context = *context;
+    context.phases.enter(UpgradePhase::Connect, clock::now());
+    let context = &context;
     let (route, grant, upstream) = (admission.route(), admission.grant(), admission.pool().config());
     let limits = &route.config.limits;
     let reject = |rejection| {
         let (route, auth, subject) = (Some(Arc::clone(route.name())), grant.auth.clone(), grant.subject.clone());
         let rejected = Rejected { route, auth, subject, ..Rejected::from(rejection) };
-        RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), ..rejected.into() }
+        let phases = Some(context.phases);
+        RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), phases, ..rejected.into() }
     };
     let mut head = head(context, facts, admission, request.method()).map_err(&reject)?;
     if body.as_ref().is_some_and(|body| body.size_hint().exact().is_none()) {
@@ -121,9 +126,13 @@ async fn exchange(
     let pending = PendingRequest::new(context, route.name(), Some((grant, &*upstream.name)));
     let connections = connection.worker.connections();
     let forwarding = context.gateway.connector.forward(admission, facts, connections, outgoing);
-    let asked = pending.until(forwarding).await.map_err(|AskError { rejection, server, detail, .. }| {
+    let asked = pending.until(forwarding).await.map_err(|AskError { rejection, server, detail, waited }| {
         let detail = Some(detail).filter(|detail| !detail.is_empty());
-        RejectedRequest { server, detail, ..reject(rejection) }
+        let mut phases = context.phases;
+        if !waited.is_zero() {
+            phases.part(UpgradePhase::Wait, waited);
+        }
+        RejectedRequest { server, detail, phases: Some(phases), ..reject(rejection) }
     })?;
 
     let Asked { response, session: server_session, cookie, .. } = asked;
