@@ -73,7 +73,7 @@ async fn admit_and_forward(
     if let Some(limit) = admission.exceeded() {
         context.metrics.count_reported_request(route.name(), limit);
     }
-    let permit = connection.permit(context.client.address).ok_or_else(|| reject(Rejection::Full))?;
+    let permit = connection.permit(context.client.address).map_err(reject)?;
     connection.carry_requests();
     let has_body = length != BodyLength::Known(0);
     if has_body {

@@ -87,6 +87,10 @@ pub enum Rejection {
     ClusterUnavailable,
     /// The process has reached its limit of sessions, or of refreshes in progress.
     Full,
+    /// The process has reached its limit of ordinary requests in progress.
+    RequestsFull,
+    /// The client address has its share of the ordinary requests that may be in progress.
+    AddressRequests,
     /// The process exceeds its limit of memory.
     Memory,
     /// The process is shutting down.
@@ -220,9 +224,12 @@ impl Rejection {
             | Self::UpstreamRate { retry_after_secs } => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", retry_after_secs)
             }
-            Self::ClusterUnavailable | Self::Full | Self::Memory | Self::Draining => {
-                respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
-            }
+            Self::ClusterUnavailable
+            | Self::Full
+            | Self::RequestsFull
+            | Self::AddressRequests
+            | Self::Memory
+            | Self::Draining => respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS),
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
                 respond(StatusCode::BAD_GATEWAY, "The upstream is not available.\n")
             }
@@ -266,6 +273,8 @@ impl Rejection {
             Self::SubjectSessions => "subject_sessions",
             Self::ClusterUnavailable => "cluster_unavailable",
             Self::Full => "full",
+            Self::RequestsFull => "requests_full",
+            Self::AddressRequests => "address_requests",
             Self::Memory => "memory",
             Self::Draining => "draining",
             Self::UpstreamBusy { .. } => "upstream_busy",

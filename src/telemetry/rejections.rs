@@ -168,6 +168,7 @@ fn level(rejection: Rejection) -> Level {
         Rejection::Logout(LogoutError::Busy | LogoutError::NoKeys | LogoutError::NotStored)
         | Rejection::ClusterUnavailable
         | Rejection::Full
+        | Rejection::RequestsFull
         | Rejection::Memory
         | Rejection::KeysUnavailable { .. }
         | Rejection::Unreachable
@@ -202,6 +203,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::TokenAmbiguous
         | Rejection::AuthStatus(_)
         | Rejection::Claims
+        | Rejection::AddressRequests
         | Rejection::AddressSessions
         | Rejection::SubjectSessions
         | Rejection::Draining

@@ -27,6 +27,8 @@ const REJECTIONS = {
   subject_sessions: 'too many sessions of a subject',
   cluster_unavailable: 'cluster unavailable',
   full: 'process is full',
+  requests_full: 'too many ordinary requests in progress',
+  address_requests: 'too many ordinary requests of an address in progress',
   memory: 'memory limit',
   draining: 'draining',
   upstream_busy: 'too many pending requests',
