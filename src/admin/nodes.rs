@@ -15,6 +15,8 @@ use crate::runtime::clock;
 pub(super) struct NodeList {
     /// Whether the server of the cluster answers; null if the process is in no cluster.
     server_answers: Option<bool>,
+    /// Whether `close` and `send` reach the sessions of all nodes; null if the process is in no cluster.
+    shares_sessions: Option<bool>,
     /// The age of this list in seconds; null if there is none.
     age_seconds: Option<f64>,
     /// The nodes that are not dead, ordered by their ids; empty if the process is in no cluster, or was never registered.
@@ -78,5 +80,10 @@ fn listed(cluster: Option<&Cluster>) -> NodeList {
     let mut nodes: Vec<_> =
         view.iter().flat_map(|view| view.nodes.iter().map(|node| ListedNode::new(node, &view.id))).collect();
     nodes.sort_by(|one, other| one.id.cmp(&other.id));
-    NodeList { server_answers: cluster.map(|cluster| cluster.link.is_up()), age_seconds: age, nodes }
+    NodeList {
+        server_answers: cluster.map(|cluster| cluster.link.is_up()),
+        shares_sessions: cluster.map(Cluster::shares_sessions),
+        age_seconds: age,
+        nodes,
+    }
 }
