@@ -68,11 +68,22 @@ pub(super) async fn answer(
     let gateway = connection.gateway;
     let trace = TraceContext::of_request(request.headers(), random);
     let (snapshot, summary) = (gateway.snapshot(), summary(request, trace.trace_id()));
-    let (generation, started) = (snapshot.generation(), clock::now());
+    let (generation, started, method) = (snapshot.generation(), clock::now(), request.method());
     let metrics = connection.worker.metrics();
     let is_ordinary = false;
-    let context =
-        Context { gateway, metrics, client, request_id, trace, summary, phases, generation, started, is_ordinary };
+    let context = Context {
+        gateway,
+        metrics,
+        client,
+        request_id,
+        trace,
+        method,
+        summary,
+        phases,
+        generation,
+        started,
+        is_ordinary,
+    };
     let has_tls = connection.config.tls.is_some();
     let is_counted = is_counted(is_first, request.headers());
     match respond(&context, connection, &snapshot, is_counted, request, body).await {

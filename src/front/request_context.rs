@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
-use http::{Request, Uri};
+use http::{Method, Request, Uri};
 
 use super::gateway::Gateway;
 use crate::policy::credential::{self, TokenSource};
@@ -29,6 +29,7 @@ pub(super) struct Context<'a> {
     pub(super) client: Client,
     pub(super) request_id: RequestId,
     pub(super) trace: TraceContext,
+    pub(super) method: &'a Method,
     pub(super) summary: RequestSummary<'a>,
     pub(super) phases: UpgradePhases,
     /// The generation of the snapshot that the request uses.
@@ -42,6 +43,7 @@ impl<'a> Context<'a> {
     pub(super) fn event(&self, rejection: Rejection) -> RejectionEvent<'a> {
         let times = self.gateway.process.sessions.slow_times(&self.phases, clock::now());
         RejectionEvent {
+            method: Some(self.method),
             summary: self.summary,
             times,
             ..RejectionEvent::new(rejection, self.request_id, self.client.address)
