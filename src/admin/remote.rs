@@ -93,7 +93,7 @@ async fn close(control: &Control, published: Instant, text: &str) -> Result<()> 
     let selected = ids.len();
     if selected > 0 {
         control.close(ids, code, reason, spread).await.map_err(|_| Problem::bad_request("too many closes"))?;
-        tracing::info!(selected, %code, ?spread, "closing sessions for another node");
+        tracing::info!(selected, code = code.0, spread_ms = spread_millis, "closing sessions for another node");
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ fn renew(
     tasks.start(async move {
         let renewed = shared_refresh::renew(&gateway, &shared).await;
         let (route, auth) = (&shared.route, &shared.auth);
-        tracing::debug!(route, auth, ?renewed, "token refreshed by another node");
+        tracing::debug!(route, auth, renewed, "token refreshed by another node");
         drop(permit);
     });
 }
