@@ -83,7 +83,9 @@ fn write_warnings(path: &Path, config: &Config, err: &mut impl Write) -> io::Res
     // The service may run under another limit, so this is not an error.
     let descriptors = match check_descriptors(config) {
         Ok(fitting) if fitting.get() >= config.server.max_sessions.count => None,
-        Ok(fitting) => Some(format!("max_sessions would be lowered to {fitting} by the limit of file descriptors")),
+        Ok(fitting) => Some(format!(
+            "max_sessions would be lowered to {fitting} by the limit of file descriptors, LimitNOFILE= of the unit"
+        )),
         Err(error) => Some(error.to_string()),
     };
     if let Some(descriptors) = descriptors {
@@ -161,6 +163,41 @@ mod tests {
         std::fs::write(folder.join("state/revocations"), "tollgate revocations 99\n").unwrap();
         assert!(checked("state").contains("another version of tollgate"));
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn an_acme_without_a_state_dir_is_a_warning_at_its_place() {
+        struct Shell;
+        impl Files for Shell {
+            fn read(&self, _: &Path) -> io::Result<Content> {
+                Err(io::ErrorKind::NotFound.into())
+            }
+            fn credentials(&self) -> Option<PathBuf> {
+                None
+            }
+            fn needs_credentials(&self) -> bool {
+                false
+            }
+            fn now(&self) -> SystemTime {
+                Disk.now()
+            }
+        }
+        let text = r#"
+            acme.ca = { directory = "https://acme.example/", accept_terms = true, ca = "system", domains = ["a.example"] }
+            listener = [{ address = "[::1]:0", acme = "ca" }]
+            upstream.a.servers = ["[::1]:9001"]
+            route = [{ name = "open", path = "/", upstream = "a", auth = "none" }]
+        "#;
+        let path = std::env::temp_dir().join(format!("tollgate-check-acme-{}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = check(&path, &Shell, false, &mut out, &mut err).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let err = String::from_utf8(err).unwrap();
+        assert!(
+            code == 0 && err.contains("warning: `acme` needs `state_dir`") && err.contains(".toml:3:"),
+            "{code} {err}"
+        );
     }
 
     #[test]

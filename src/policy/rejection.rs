@@ -204,7 +204,7 @@ impl Rejection {
             Self::RequestRate { retry_after_secs } => {
                 respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n", retry_after_secs)
             }
-            Self::Unsupported => respond(StatusCode::NOT_IMPLEMENTED, "This is not supported.\n"),
+            Self::Unsupported => respond(StatusCode::NOT_IMPLEMENTED, "This method or protocol is not supported.\n"),
             Self::Framing(_) => respond(StatusCode::BAD_REQUEST, "The request is malformed.\n"),
             Self::BodyTooLarge => respond(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large.\n"),
             Self::BodyTimeout => respond(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.\n"),
