@@ -18,6 +18,8 @@ pub(super) struct NodeList {
     /// The error with which the server answers, if it cannot be used for it; absent if it can be used, or does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     server_error: Option<String>,
+    /// Whether `close` and `send` reach the sessions of all nodes; null if the process is in no cluster.
+    shares_sessions: Option<bool>,
     /// The age of this list in seconds; null if there is none.
     age_seconds: Option<f64>,
     /// The nodes that are not dead, ordered by their ids; empty if the process is in no cluster, or was never registered.
@@ -84,7 +86,11 @@ fn listed(cluster: Option<&Cluster>) -> NodeList {
     let mut nodes: Vec<_> =
         view.iter().flat_map(|view| view.nodes.iter().map(|node| ListedNode::new(node, view))).collect();
     nodes.sort_by(|one, other| one.id.cmp(&other.id));
-    let server_answers = cluster.map(|cluster| cluster.link.is_up());
-    let server_error = cluster.and_then(|cluster| cluster.link.refusal());
-    NodeList { server_answers, server_error, age_seconds: age, nodes }
+    NodeList {
+        server_answers: cluster.map(|cluster| cluster.link.is_up()),
+        server_error: cluster.and_then(|cluster| cluster.link.refusal()),
+        shares_sessions: cluster.map(Cluster::shares_sessions),
+        age_seconds: age,
+        nodes,
+    }
 }

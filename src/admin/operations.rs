@@ -162,7 +162,7 @@ pub(super) async fn close(
     audit::log(
         caller,
         "close",
-        &format_args!("{} code={code} reason={reason:?} spread={spread:?}", filter.summary()),
+        &format_args!("{} code={code} reason={reason:?} spread={}ms", filter.summary(), spread.as_millis()),
         selected,
     );
     Ok((StatusCode::ACCEPTED, axum::Json(Selected::new(selected, told))))

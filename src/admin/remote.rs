@@ -95,8 +95,16 @@ async fn close(control: &Control, (published, from): (Instant, &str), text: &str
     let selected = ids.len();
     if selected > 0 {
         control.close(ids, code, reason, spread).await.map_err(|_| Problem::bad_request("too many closes"))?;
-        let filter = filter.summary();
-        tracing::info!(from, filter, selected, code = code.0, ?reason, ?spread, "closing sessions for another node");
+        let (filter, code) = (filter.summary(), code.0);
+        tracing::info!(
+            from,
+            filter,
+            selected,
+            code,
+            ?reason,
+            spread_ms = spread_millis,
+            "closing sessions for another node"
+        );
     }
     Ok(())
 }
@@ -144,7 +152,7 @@ async fn renew(
     tasks.start(async move {
         let renewed = shared_refresh::renew(&gateway, &shared).await;
         let (route, auth) = (&shared.route, &shared.auth);
-        tracing::debug!(route, auth, ?renewed, "token refreshed by another node");
+        tracing::debug!(route, auth, renewed, "token refreshed by another node");
         drop(permit);
     });
     Ok(())

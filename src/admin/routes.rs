@@ -48,7 +48,7 @@ struct Route {
     bytes_out: u64,
     /// Messages and frames that exceeded a rate.
     throttled: u64,
-    /// Its requests, by outcome: `accepted`, or the cause of the rejection.
+    /// Its upgrades that were accepted, as `accepted`, and its rejected upgrades and ordinary requests, by the cause.
     outcomes: BTreeMap<&'static str, u64>,
     /// Its ended sessions, by close code and side.
     closes: Vec<Closes>,
@@ -104,8 +104,16 @@ impl Route {
             messages_out,
             bytes_out,
             throttled: values.throttled.iter().sum(),
-            outcomes: counts.upgrades.get(name).cloned().unwrap_or_default(),
+            outcomes: outcomes(name, counts),
             closes: closes.collect(),
         }
     }
+}
+
+fn outcomes(route: &str, counts: &Merged) -> BTreeMap<&'static str, u64> {
+    let mut outcomes = counts.upgrades.get(route).cloned().unwrap_or_default();
+    for (cause, count) in counts.http_rejections.get(route).into_iter().flatten() {
+        *outcomes.entry(*cause).or_default() += count;
+    }
+    outcomes
 }

@@ -36,9 +36,9 @@ pub enum Command {
     Status(admin::Status),
     /// List the open sessions of a running process
     Sessions(admin::Sessions),
-    /// Close sessions
+    /// Close sessions, in a cluster also those of the other nodes
     Kick(admin::Kick),
-    /// Send a message to the clients of sessions
+    /// Send a message to the clients of sessions, in a cluster also those of the other nodes
     Send(admin::Send),
     /// Revoke tokens, and close the sessions that were admitted with them
     Revoke(admin::Revoke),

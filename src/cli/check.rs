@@ -9,6 +9,7 @@ use super::args::Check;
 use super::check_online;
 use crate::config::{self, Checked, Config, Content, Disk, Files};
 use crate::server::descriptors::check_descriptors;
+use crate::server::revocations;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 const EXIT_CONFIG: u8 = 78;
@@ -48,6 +49,9 @@ impl Files for Outside {
     fn state_directory(&self) -> Option<PathBuf> {
         Disk.state_directory()
     }
+    fn check_state_directory(&self, path: &Path) -> io::Result<()> {
+        revocations::inspect(path)
+    }
 }
 
 /// Checks the configuration in a file, writes to `out` and `err`, and returns the exit code.
@@ -79,7 +83,9 @@ fn write_warnings(path: &Path, config: &Config, err: &mut impl Write) -> io::Res
     // The service may run under another limit, so this is not an error.
     let descriptors = match check_descriptors(config) {
         Ok(fitting) if fitting.get() >= config.server.max_sessions.count => None,
-        Ok(fitting) => Some(format!("max_sessions would be lowered to {fitting} by the limit of file descriptors")),
+        Ok(fitting) => Some(format!(
+            "max_sessions would be lowered to {fitting} by the limit of file descriptors, LimitNOFILE= of the unit"
+        )),
         Err(error) => Some(error.to_string()),
     };
     if let Some(descriptors) = descriptors {
@@ -91,10 +97,6 @@ fn write_warnings(path: &Path, config: &Config, err: &mut impl Write) -> io::Res
     }
     if config.can_revoke() && config.server.state_dir.is_none() {
         let text = "revocations end with the process: set state_dir, or StateDirectory= in the systemd unit";
-        writeln!(err, "note: {}: {text}", path.display())?;
-    }
-    if !config.acmes.is_empty() && config.server.state_dir.is_none() {
-        let text = "ACME stores its certificates in state_dir: set it, or StateDirectory= in the systemd unit";
         writeln!(err, "note: {}: {text}", path.display())?;
     }
     for route in config.routes.iter().filter(|route| route.auth.is_empty()) {
@@ -135,6 +137,67 @@ mod tests {
         assert_eq!((code, out.as_slice()), (78, b"".as_slice()));
         let err = String::from_utf8(err).unwrap();
         assert!(err.starts_with("error: /nonexistent/tollgate.toml: cannot read the configuration: "), "{err}");
+    }
+
+    #[test]
+    fn a_state_dir_that_cannot_be_used_is_an_error_at_its_place() {
+        let folder = std::env::temp_dir().join(format!("tollgate-check-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("state")).unwrap();
+        std::fs::write(folder.join("file"), "").unwrap();
+        let checked = |state_dir: &str| {
+            let (text, path) = (format!("[server]\nstate_dir = \"{state_dir}\"\n"), folder.join("tollgate.toml"));
+            std::fs::write(&path, text).unwrap();
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let files = Outside { credentials: None };
+            assert_eq!(check(&path, &files, false, &mut out, &mut err).unwrap(), 78, "there is no listener");
+            String::from_utf8(err).unwrap()
+        };
+        let (missing, file, usable) = (checked("missing"), checked("file"), checked("state"));
+        for (err, reason) in [(&missing, "No such file or directory"), (&file, "not a directory")] {
+            assert!(err.contains("error: the directory of `state_dir` cannot be used"), "{err}");
+            assert!(err.contains("tollgate.toml:2:13") && err.contains('^') && err.contains(reason), "{err}");
+        }
+        assert!(!usable.contains("state_dir"), "{usable}");
+        assert!(!folder.join("missing").exists());
+        assert_eq!(std::fs::read_dir(folder.join("state")).unwrap().count(), 0, "nothing is created");
+        std::fs::write(folder.join("state/revocations"), "tollgate revocations 99\n").unwrap();
+        assert!(checked("state").contains("another version of tollgate"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn an_acme_without_a_state_dir_is_a_warning_at_its_place() {
+        struct Shell;
+        impl Files for Shell {
+            fn read(&self, _: &Path) -> io::Result<Content> {
+                Err(io::ErrorKind::NotFound.into())
+            }
+            fn credentials(&self) -> Option<PathBuf> {
+                None
+            }
+            fn needs_credentials(&self) -> bool {
+                false
+            }
+            fn now(&self) -> SystemTime {
+                Disk.now()
+            }
+        }
+        let text = r#"
+            acme.ca = { directory = "https://acme.example/", accept_terms = true, ca = "system", domains = ["a.example"] }
+            listener = [{ address = "[::1]:0", acme = "ca" }]
+            upstream.a.servers = ["[::1]:9001"]
+            route = [{ name = "open", path = "/", upstream = "a", auth = "none" }]
+        "#;
+        let path = std::env::temp_dir().join(format!("tollgate-check-acme-{}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = check(&path, &Shell, false, &mut out, &mut err).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let err = String::from_utf8(err).unwrap();
+        assert!(
+            code == 0 && err.contains("warning: `acme` needs `state_dir`") && err.contains(".toml:3:"),
+            "{code} {err}"
+        );
     }
 
     #[test]

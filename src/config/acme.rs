@@ -123,14 +123,18 @@ pub(super) fn finish(
             }
             continue;
         };
-        // `check` outside of the unit does not know $STATE_DIRECTORY.
-        if state_dir == Some(false) && folder.files.needs_credentials() {
+        if state_dir == Some(false) {
+            // `check` outside of the unit does not know $STATE_DIRECTORY.
+            let is_known = folder.files.needs_credentials();
+            let diagnostic = if is_known { Diagnostic::error } else { Diagnostic::warning };
             root.diagnostics.push(
-                Diagnostic::error(start..end, "`acme` needs `state_dir`")
+                diagnostic(start..end, "`acme` needs `state_dir`")
                     .label("accounts and certificates are stored there")
                     .help("set `state_dir` in [server], or StateDirectory= in the systemd unit"),
             );
-            finished = None;
+            if is_known {
+                finished = None;
+            }
         }
         let names = match acme.domains {
             Some(domains) if domains.is_empty() => of_routes(root, &acme.section),

@@ -397,6 +397,12 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Whether the section has an unknown key whose name is close to that of this one.
+    pub(super) fn has_misspelt(&self, key: &Key) -> bool {
+        let mut names = self.table.into_iter().flat_map(|table| table.keys()).map(|name| name.get_ref().as_ref());
+        names.any(|name| name != key.name && suggestion::nearest(name, known_keys(self.name)) == Some(key.name))
+    }
+
     fn note_unknown_keys(&self) {
         let Some(table) = self.table else { return };
         let known = known_keys(self.name);

@@ -47,6 +47,16 @@ pub trait Files {
     fn state_directory(&self) -> Option<PathBuf> {
         None
     }
+
+    /// Checks without a change on disk whether a process could keep its state in the directory of `state_dir`. Only
+    /// `check` does: a process opens the directory itself.
+    ///
+    /// # Errors
+    /// Returns the reason if it could not.
+    fn check_state_directory(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Ok(())
+    }
 }
 
 /// The content of a file.

@@ -106,6 +106,10 @@ fn needs_rate(section: &Section<'_>, key: &Key, rate_key: &Key) -> bool {
 /// Reports a key that has no effect without one of these keys. Returns whether the key is absent.
 fn needs_one_of(section: &Section<'_>, key: &Key, needed: &[&Key]) -> bool {
     let Some(span) = section.key_span(key) else { return true };
+    if needed.iter().any(|needed| section.has_misspelt(needed)) {
+        // That the other key is unknown was reported.
+        return false;
+    }
     let names = |joint: &str| needed.iter().map(|key| format!("`{}`", key.name)).collect::<Vec<_>>().join(joint);
     let label = match needed {
         [_] => format!("there is no {} here", names("")),

@@ -27,7 +27,16 @@ pub(super) fn state_dir(section: &Section<'_>, folder: &FileLoader<'_>) -> Optio
             .push(Diagnostic::error(text.span, "`state_dir` does not name a directory").label("not a path"));
         return None;
     }
-    Some(Some(folder.base.join(text.value)))
+    let path = folder.base.join(text.value);
+    if let Err(error) = folder.files.check_state_directory(&path) {
+        section.diagnostics.push(
+            Diagnostic::error(text.span, "the directory of `state_dir` cannot be used")
+                .label(error.to_string())
+                .help("it has to exist, and the user of the process has to be able to write files in it"),
+        );
+        return None;
+    }
+    Some(Some(path))
 }
 
 /// Reads `revocations_file`. Without it there are no listed revocations. Warns of those whose section is not in

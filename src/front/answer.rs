@@ -68,9 +68,22 @@ pub(super) async fn answer(
     let gateway = connection.gateway;
     let trace = TraceContext::of_request(request.headers(), random);
     let (snapshot, summary) = (gateway.snapshot(), summary(request, trace.trace_id()));
-    let (generation, started) = (snapshot.generation(), clock::now());
+    let (generation, started, method) = (snapshot.generation(), clock::now(), request.method());
     let metrics = connection.worker.metrics();
-    let context = Context { gateway, metrics, client, request_id, trace, summary, phases, generation, started };
+    let is_ordinary = false;
+    let context = Context {
+        gateway,
+        metrics,
+        client,
+        request_id,
+        trace,
+        method,
+        summary,
+        phases,
+        generation,
+        started,
+        is_ordinary,
+    };
     let has_tls = connection.config.tls.is_some();
     let is_counted = is_counted(is_first, request.headers());
     match respond(&context, connection, &snapshot, is_counted, request, body).await {
@@ -85,7 +98,8 @@ pub(super) async fn answer(
                 // Its own status is the answer, also beyond the rate.
                 let _ = snapshot.policy().charge(client.address, clock::now());
             }
-            let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
+            let (phases, is_ordinary) = (rejected.phases.unwrap_or(phases), rejected.is_ordinary);
+            let context = Context { phases, is_ordinary, ..context };
             let event = RejectionEvent {
                 route: rejected.rejected.route.as_deref(),
                 auth: rejected.rejected.auth.as_deref(),

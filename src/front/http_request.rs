@@ -25,13 +25,33 @@ use crate::policy::route::Route;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::pending_limit::AddressPermit;
+use crate::telemetry::phases::UpgradePhase;
 use crate::upstream::forward::OutgoingRequest;
 use crate::upstream::request_body::{BodyLimits, BodyProgress, RequestBody};
 use crate::upstream::{AskError, Asked};
 use crate::ws::handshake::{OpeningError, tokens};
 
-/// Forwards a request, and returns the response when its head has arrived.
+/// Forwards a request, and returns the response when its head has arrived. Counts the response to one that is rejected.
 pub(super) async fn forward(
+    context: &Context<'_>,
+    connection: &RequestConnection<'_>,
+    policy: &Policy,
+    request: &Request<()>,
+    body: Incoming,
+) -> Result<(Response<AnswerBody>, Arc<Route>), RejectedRequest> {
+    let context = &Context { is_ordinary: true, ..*context };
+    admit_and_forward(context, connection, policy, request, body).await.map_err(|rejected| {
+        // Without a route, or at one without `http`, it counts as a rejected upgrade.
+        let is_upgrade = rejected.rejected.rejection == Rejection::Opening(OpeningError::NotUpgrade);
+        let route = rejected.rejected.route.as_ref().filter(|_| !is_upgrade);
+        if let Some(route) = route {
+            context.metrics.count_request(route, rejected.status());
+        }
+        RejectedRequest { is_ordinary: route.is_some(), ..rejected }
+    })
+}
+
+async fn admit_and_forward(
     context: &Context<'_>,
     connection: &RequestConnection<'_>,
     policy: &Policy,
@@ -43,35 +63,27 @@ pub(super) async fn forward(
     let facts = facts.ok_or(Rejection::Framing(FramingError::Host))?;
     let candidate = policy.begin(&facts)?;
     let route = Arc::clone(candidate.route());
-    let forwarded = async {
-        let reject = |rejection| Rejected { route: Some(Arc::clone(route.name())), ..Rejected::from(rejection) };
-        let length = check(connection, request, &route.config.limits).map_err(reject)?;
-        let pending = PendingRequest::new(context, route.name(), None);
-        let authenticating = authenticate(context.gateway, connection.worker.clients(), candidate);
-        let (authenticated, cookies) = pending.until(authenticating).await?;
-        awaited_share::wait_for_request(context.gateway, context.client.address, &authenticated).await;
-        let admission = authenticated.admit_request(clock::now())?;
-        if let Some(limit) = admission.exceeded() {
-            context.metrics.count_reported_request(route.name(), limit);
-        }
-        let permit = connection.permit(context.client.address).ok_or_else(|| reject(Rejection::Full))?;
-        connection.carry_requests();
-        let has_body = length != BodyLength::Known(0);
-        if has_body {
-            connection.take_body(length.into()).await;
-        }
-        let message = (request, has_body.then_some(body));
-        let mut response = exchange(context, connection, &facts, &admission, permit, message).await?;
-        for cookie in cookies {
-            response.headers_mut().append(SET_COOKIE, cookie);
-        }
-        Ok(response)
-    };
-    let response = forwarded.await.inspect_err(|rejected: &RejectedRequest| {
-        if rejected.rejected.rejection != Rejection::Opening(OpeningError::NotUpgrade) {
-            context.metrics.count_request(route.name(), rejected.status());
-        }
-    })?;
+    let reject = |rejection| Rejected { route: Some(Arc::clone(route.name())), ..Rejected::from(rejection) };
+    let length = check(connection, request, &route.config.limits).map_err(reject)?;
+    let pending = PendingRequest::new(context, route.name(), None);
+    let authenticating = authenticate(context.gateway, connection.worker.clients(), candidate);
+    let (authenticated, cookies) = pending.until(authenticating).await?;
+    awaited_share::wait_for_request(context.gateway, context.client.address, &authenticated).await;
+    let admission = authenticated.admit_request(clock::now())?;
+    if let Some(limit) = admission.exceeded() {
+        context.metrics.count_reported_request(route.name(), limit);
+    }
+    let permit = connection.permit(context.client.address).map_err(reject)?;
+    connection.carry_requests();
+    let has_body = length != BodyLength::Known(0);
+    if has_body {
+        connection.take_body(length.into()).await;
+    }
+    let message = (request, has_body.then_some(body));
+    let mut response = exchange(context, connection, &facts, &admission, permit, message).await?;
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
     Ok((response, route))
 }
 
@@ -84,12 +96,16 @@ async fn exchange(
     permit: AddressPermit,
     (request, body): (&Request<()>, Option<Incoming>),
 ) -> Result<Response<AnswerBody>, RejectedRequest> {
+    let mut context = *context;
+    context.phases.enter(UpgradePhase::Connect, clock::now());
+    let context = &context;
     let (route, grant, upstream) = (admission.route(), admission.grant(), admission.pool().config());
     let limits = &route.config.limits;
     let reject = |rejection| {
         let (route, auth, subject) = (Some(Arc::clone(route.name())), grant.auth.clone(), grant.subject.clone());
         let rejected = Rejected { route, auth, subject, ..Rejected::from(rejection) };
-        RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), ..rejected.into() }
+        let phases = Some(context.phases);
+        RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), phases, ..rejected.into() }
     };
     let mut head = head(context, facts, admission, request.method()).map_err(&reject)?;
     if body.as_ref().is_some_and(|body| body.size_hint().exact().is_none()) {
@@ -110,9 +126,13 @@ async fn exchange(
     let pending = PendingRequest::new(context, route.name(), Some((grant, &*upstream.name)));
     let connections = connection.worker.connections();
     let forwarding = context.gateway.connector.forward(admission, facts, connections, outgoing);
-    let asked = pending.until(forwarding).await.map_err(|AskError { rejection, server, detail, .. }| {
+    let asked = pending.until(forwarding).await.map_err(|AskError { rejection, server, detail, waited }| {
         let detail = Some(detail).filter(|detail| !detail.is_empty());
-        RejectedRequest { server, detail, ..reject(rejection) }
+        let mut phases = context.phases;
+        if !waited.is_zero() {
+            phases.part(UpgradePhase::Wait, waited);
+        }
+        RejectedRequest { server, detail, phases: Some(phases), ..reject(rejection) }
     })?;
 
     let Asked { response, session: server_session, cookie, .. } = asked;

@@ -68,7 +68,11 @@ pub(super) fn answer(
         Ok(location) => location,
         Err(rejection) => {
             metrics.count_upgrade("", rejection.label());
-            gateway.log_rejection(&RejectionEvent { summary, ..RejectionEvent::new(rejection, request_id, client) });
+            gateway.log_rejection(&RejectionEvent {
+                method: Some(request.method()),
+                summary,
+                ..RejectionEvent::new(rejection, request_id, client)
+            });
             return Some(RejectedRequest::from(rejection).into_response(request_id, request.headers()));
         }
     };

@@ -12,9 +12,10 @@ use super::gateway::Gateway;
 use super::request_progress::RequestProgress;
 use crate::policy::endpoints::Endpoints;
 use crate::policy::peer::Peer;
+use crate::policy::rejection::Rejection;
 use crate::relay::registry::SessionContext;
 use crate::runtime::handshake_pacing;
-use crate::runtime::pending_limit::AddressPermit;
+use crate::runtime::pending_limit::{AddressPermit, Exhausted};
 use crate::telemetry::metrics::labels::ConnectionState;
 use crate::telemetry::metrics::worker::ConnectionGuard;
 
@@ -72,9 +73,13 @@ impl<'a> RequestConnection<'a> {
         handshake_pacing::release();
     }
 
-    /// Returns a permit for an ordinary request of a client, if one is free.
-    pub(super) fn permit(&self, client: IpAddr) -> Option<AddressPermit> {
-        self.gateway.request_limit.request(self.config.counted(Peer::Ip(client)))
+    /// Returns a permit for an ordinary request of a client.
+    pub(super) fn permit(&self, client: IpAddr) -> Result<AddressPermit, Rejection> {
+        let permit = self.gateway.request_limit.request(self.config.counted(Peer::Ip(client)));
+        permit.map_err(|exhausted| match exhausted {
+            Exhausted::Share => Rejection::AddressRequests,
+            Exhausted::All => Rejection::RequestsFull,
+        })
     }
 
     /// Whether the connection may stay open after the response in progress: there is room, and the process does not

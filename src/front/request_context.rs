@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
-use http::{Request, Uri};
+use http::{Method, Request, Uri};
 
 use super::gateway::Gateway;
 use crate::policy::credential::{self, TokenSource};
@@ -29,17 +29,21 @@ pub(super) struct Context<'a> {
     pub(super) client: Client,
     pub(super) request_id: RequestId,
     pub(super) trace: TraceContext,
+    pub(super) method: &'a Method,
     pub(super) summary: RequestSummary<'a>,
     pub(super) phases: UpgradePhases,
     /// The generation of the snapshot that the request uses.
     pub(super) generation: u64,
     pub(super) started: Instant,
+    /// Whether it is an ordinary request of a route with `http = true`.
+    pub(super) is_ordinary: bool,
 }
 
 impl<'a> Context<'a> {
     pub(super) fn event(&self, rejection: Rejection) -> RejectionEvent<'a> {
         let times = self.gateway.process.sessions.slow_times(&self.phases, clock::now());
         RejectionEvent {
+            method: Some(self.method),
             summary: self.summary,
             times,
             ..RejectionEvent::new(rejection, self.request_id, self.client.address)
@@ -48,7 +52,12 @@ impl<'a> Context<'a> {
 
     /// Logs and counts a rejection.
     pub(super) fn log(&self, event: &RejectionEvent<'_>) {
-        self.metrics.count_upgrade(event.route.unwrap_or_default(), event.rejection.label());
+        let (route, outcome) = (event.route.unwrap_or_default(), event.rejection.label());
+        if self.is_ordinary {
+            self.metrics.count_http_rejection(route, outcome);
+        } else {
+            self.metrics.count_upgrade(route, outcome);
+        }
         self.gateway.log_rejection(event);
     }
 }

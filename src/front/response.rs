@@ -36,6 +36,8 @@ pub(super) struct RejectedRequest {
     pub(super) phases: Option<UpgradePhases>,
     /// Further headers of the response, if the request was at a refresh path.
     pub(super) refresh: Option<HeaderMap>,
+    /// Whether it is an ordinary request of a route with `http = true`.
+    pub(super) is_ordinary: bool,
 }
 
 impl<T: Into<Rejected>> From<T> for RejectedRequest {
@@ -48,6 +50,7 @@ impl<T: Into<Rejected>> From<T> for RejectedRequest {
             response: None,
             phases: None,
             refresh: None,
+            is_ordinary: false,
         }
     }
 }

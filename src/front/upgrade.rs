@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::SET_COOKIE;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::{Empty, Full};
 use hyper::body::Bytes;
 
@@ -161,7 +161,9 @@ pub(super) async fn upgrade(
 /// Logs a session that ended before it began, because the client did not read its 101 in time.
 pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, opened: &OpenedSession) {
     metrics.count_upgrade(opened.admission.route().name(), Rejection::ClientGone.label());
+    let method = Method::GET;
     let event = RejectionEvent {
+        method: Some(&method),
         summary: opened.summary.summary(),
         route: Some(opened.admission.route().name()),
         auth: opened.admission.grant().auth.as_deref(),

@@ -87,6 +87,10 @@ pub enum Rejection {
     ClusterUnavailable,
     /// The process has reached its limit of sessions, or of refreshes in progress.
     Full,
+    /// The process has reached its limit of ordinary requests in progress.
+    RequestsFull,
+    /// The client address has its share of the ordinary requests that may be in progress.
+    AddressRequests,
     /// The process exceeds its limit of memory.
     Memory,
     /// The process is shutting down.
@@ -200,7 +204,7 @@ impl Rejection {
             Self::RequestRate { retry_after_secs } => {
                 respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n", retry_after_secs)
             }
-            Self::Unsupported => respond(StatusCode::NOT_IMPLEMENTED, "This is not supported.\n"),
+            Self::Unsupported => respond(StatusCode::NOT_IMPLEMENTED, "This method or protocol is not supported.\n"),
             Self::Framing(_) => respond(StatusCode::BAD_REQUEST, "The request is malformed.\n"),
             Self::BodyTooLarge => respond(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large.\n"),
             Self::BodyTimeout => respond(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.\n"),
@@ -224,7 +228,7 @@ impl Rejection {
                 let body = "The limit of sessions cannot be checked for now.\n";
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, body, RETRY_AFTER_SECS)
             }
-            Self::Full | Self::Memory | Self::Draining => {
+            Self::Full | Self::RequestsFull | Self::AddressRequests | Self::Memory | Self::Draining => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
@@ -270,6 +274,8 @@ impl Rejection {
             Self::SubjectSessions => "subject_sessions",
             Self::ClusterUnavailable => "cluster_unavailable",
             Self::Full => "full",
+            Self::RequestsFull => "requests_full",
+            Self::AddressRequests => "address_requests",
             Self::Memory => "memory",
             Self::Draining => "draining",
             Self::UpstreamBusy { .. } => "upstream_busy",

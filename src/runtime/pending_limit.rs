@@ -40,6 +40,15 @@ pub struct AddressLimit {
     shares: Option<Arc<AddressShares>>,
 }
 
+/// Why an [`AddressLimit`] gives no permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exhausted {
+    /// The address has its share.
+    Share,
+    /// All permits are taken.
+    All,
+}
+
 /// A permit of an [`AddressLimit`]; released when dropped.
 #[derive(Debug)]
 pub struct AddressPermit {
@@ -91,11 +100,14 @@ impl AddressLimit {
         Self { permits: Arc::new(Semaphore::new(max as usize)), shares }
     }
 
-    /// Returns a permit for this address, if one is free.
-    pub fn take(&self, client: Option<IpAddr>) -> Option<AddressPermit> {
-        let share = take_share(self.shares.as_ref(), client).ok()?;
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some(AddressPermit { _permit: permit, _share: share })
+    /// Returns a permit for this address.
+    ///
+    /// # Errors
+    /// If none is free.
+    pub fn take(&self, client: Option<IpAddr>) -> Result<AddressPermit, Exhausted> {
+        let share = take_share(self.shares.as_ref(), client).map_err(|NoShare| Exhausted::Share)?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Exhausted::All)?;
+        Ok(AddressPermit { _permit: permit, _share: share })
     }
 }
 
@@ -173,7 +185,7 @@ impl PendingLimit {
 
     /// Returns a permit for a closing connection of this address, if one is free.
     pub fn closing(&self, client: Option<IpAddr>) -> Option<ClosingPermit> {
-        self.closing.take(client)
+        self.closing.take(client).ok()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use super::pending_limit::{AddressLimit, AddressPermit};
+use super::pending_limit::{AddressLimit, AddressPermit, Exhausted};
 
 /// One address may have this part of either, one in `SHARE`, but at least `SHARE_MIN`.
 const SHARE: u32 = 16;
@@ -31,13 +31,16 @@ impl RequestLimit {
         Self { requests: limit(), connections: limit() }
     }
 
-    /// Returns a permit for a request of this address, if one is free.
-    pub fn request(&self, client: Option<IpAddr>) -> Option<AddressPermit> {
+    /// Returns a permit for a request of this address.
+    ///
+    /// # Errors
+    /// If none is free.
+    pub fn request(&self, client: Option<IpAddr>) -> Result<AddressPermit, Exhausted> {
         self.requests.take(client)
     }
 
     /// Returns a permit to keep a connection of this address, if one is free.
     pub fn connection(&self, client: Option<IpAddr>) -> Option<AddressPermit> {
-        self.connections.take(client)
+        self.connections.take(client).ok()
     }
 }

@@ -172,7 +172,12 @@ fn fit(max_sessions: MaxSessions, others: Others, limit: u64) -> Result<NonZeroU
     match NonZeroU32::new(others.fitting(limit)) {
         Some(fitting) if !explicit => {
             if is_changed(&LOWERED, fitting.get()) {
-                tracing::warn!(max_sessions = fitting, needed, limit, "max_sessions lowered to the descriptor limit");
+                tracing::warn!(
+                    max_sessions = fitting,
+                    needed,
+                    limit,
+                    "max_sessions lowered to the descriptor limit: raise LimitNOFILE= of the unit, or `ulimit -n`"
+                );
             }
             Ok(fitting)
         }

@@ -11,7 +11,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rustix::fs::{fstat, stat};
+use rustix::fs::{Access, access, fstat, stat};
+use rustix::io::Errno;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
@@ -98,6 +99,28 @@ pub(super) fn start(
         .map_err(JournalError::System)?;
     gateway.revoker.set_queue(sender, is_durable);
     Ok(lock)
+}
+
+/// Checks without a change on disk whether a process could keep its revocations in a directory. That another process
+/// uses it now is no error: it is the one that the configuration is for.
+///
+/// # Errors
+/// If it is not a directory, a file in it cannot be read or written, or another version wrote the journal.
+pub fn inspect(directory: &Path) -> io::Result<()> {
+    if !std::fs::metadata(directory)?.is_dir() {
+        return Err(io::Error::other("it is not a directory"));
+    }
+    access(directory, Access::WRITE_OK | Access::EXEC_OK)?;
+    let (lock, journal) = (directory.join(LOCK), directory.join(JOURNAL));
+    match access(&lock, Access::READ_OK | Access::WRITE_OK) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(io::Error::other(JournalError::Io(lock, error.into()))),
+    }
+    match read(&journal).map(|content| replay(&content)) {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(io::Error::other(JournalError::OtherVersion(journal))),
+        Err(error) => Err(io::Error::other(JournalError::Io(journal, error))),
+    }
 }
 
 /// Makes the revocations that the journal has and this process has not, after a new process failed that may have made

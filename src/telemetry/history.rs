@@ -16,12 +16,13 @@ pub const SAMPLES_MAX: usize = 360;
 pub const SERVER_SERIES_MAX: usize = 320;
 
 /// The metrics that are kept, with the labels by which they are kept: a value is the sum over all other labels.
-const TRACKED: [(&str, &[&str]); 16] = [
+const TRACKED: [(&str, &[&str]); 17] = [
     ("tollgate_sessions", &[]),
     ("tollgate_connections", &["state"]),
     ("tollgate_messages_total", &["direction"]),
     ("tollgate_bytes_total", &["direction"]),
     ("tollgate_upgrades_total", &["outcome"]),
+    ("tollgate_http_rejections_total", &["outcome"]),
     ("tollgate_closes_total", &["code", "by"]),
     ("tollgate_close_causes_total", &["cause", "by"]),
     ("tollgate_throttled_total", &["action"]),

@@ -15,7 +15,8 @@ pub enum UpgradePhase {
     Admission,
     /// The request waits for a server that may get it, see `queue_timeout`, `hold_upgrades` and `admit_rate`.
     Wait,
-    /// The upstream accepts a connection and sends its response.
+    /// The upstream accepts a connection and sends its response. The client sends the body of an ordinary request
+    /// meanwhile.
     Connect,
     /// The client takes its 101.
     Answer,

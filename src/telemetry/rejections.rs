@@ -4,12 +4,13 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use http::Method;
 use tracing::Level;
 
 use super::identity::Identities;
 use super::line_quota::LineQuota;
 use super::phases::{PhaseTimes, phase_event};
-use super::request::{RequestId, RequestSummary};
+use super::request::{RequestId, RequestSummary, shown};
 use crate::config::ListenAddress;
 use crate::policy::logout::LogoutError;
 use crate::policy::rejection::Rejection;
@@ -30,6 +31,8 @@ pub struct RejectionEvent<'a> {
     pub request_id: RequestId,
     /// The client's address.
     pub client: IpAddr,
+    /// Its method, if its head was read.
+    pub method: Option<&'a Method>,
     /// The trace, the target and the origin of the request.
     pub summary: RequestSummary<'a>,
     /// The route, if one was found.
@@ -57,6 +60,7 @@ impl RejectionEvent<'_> {
             rejection,
             request_id,
             client,
+            method: None,
             summary: RequestSummary::default(),
             route: None,
             auth: None,
@@ -93,6 +97,7 @@ impl RejectionLog {
             cause = event.rejection.label(),
             rule = event.rejection.detail(),
             route = event.route,
+            method = event.method.map(shown),
             host = event.summary.host(),
             path = event.summary.path(),
             origin = event.summary.origin(),
@@ -168,6 +173,7 @@ fn level(rejection: Rejection) -> Level {
         Rejection::Logout(LogoutError::Busy | LogoutError::NoKeys | LogoutError::NotStored)
         | Rejection::ClusterUnavailable
         | Rejection::Full
+        | Rejection::RequestsFull
         | Rejection::Memory
         | Rejection::KeysUnavailable { .. }
         | Rejection::Unreachable
@@ -202,6 +208,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::TokenAmbiguous
         | Rejection::AuthStatus(_)
         | Rejection::Claims
+        | Rejection::AddressRequests
         | Rejection::AddressSessions
         | Rejection::SubjectSessions
         | Rejection::Draining

@@ -2,9 +2,19 @@
 
 use std::fmt;
 
+use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::trace_context::TraceId;
+
+/// The longest method that the log shows as it is.
+const METHOD_MAX_BYTES: usize = 32;
+
+/// Returns a method for the log, truncated.
+pub(super) fn shown(method: &Method) -> &str {
+    let method = method.as_str();
+    method.get(..METHOD_MAX_BYTES).unwrap_or(method)
+}
 
 /// Identifies a request in the log and, as `X-Request-ID`, at the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

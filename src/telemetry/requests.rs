@@ -6,12 +6,9 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use super::event::event;
-use super::request::{RequestId, RequestSummary};
+use super::request::{RequestId, RequestSummary, shown};
 use super::sessions::{SessionSummary, Sessions, session_event};
 use tracing::Level;
-
-/// The longest method that the log shows as it is.
-const METHOD_MAX_BYTES: usize = 32;
 
 /// The end of an ordinary request.
 #[derive(Debug, Clone, Copy)]
@@ -83,11 +80,6 @@ impl Sessions {
             "redirect"
         );
     }
-}
-
-fn shown(method: &Method) -> &str {
-    let method = method.as_str();
-    method.get(..METHOD_MAX_BYTES).unwrap_or(method)
 }
 
 #[cfg(test)]

@@ -140,6 +140,22 @@ fn the_figures_of_this_moment_are_those_of_the_metrics() {
     drop(session);
 }
 
+/// The dialogs say that a change reaches the sessions of other nodes only if it does.
+#[test]
+fn the_nodes_say_whether_operations_reach_all_of_them() {
+    let upstream = Upstream::bind();
+    for (cluster, expected) in [
+        ("", Value::Null),
+        ("[cluster]\nurl = \"unix:/nonexistent/redis.sock\"\n", json!(true)),
+        ("[cluster]\nurl = \"unix:/nonexistent/redis.sock\"\nshare = [\"quotas\"]\n", json!(false)),
+    ] {
+        let api = Api::new();
+        let gate = Setup::new().more(&api.section()).more(cluster).start(&upstream);
+        assert_eq!(api.get("/v1/nodes")["shares_sessions"], expected, "{cluster}");
+        drop(gate);
+    }
+}
+
 #[test]
 fn an_event_names_the_rule_its_line_and_the_client() {
     let upstream = Upstream::bind();

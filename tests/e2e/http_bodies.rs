@@ -179,17 +179,26 @@ fn a_body_that_is_too_large_gets_a_413() {
     }
 }
 
+/// Checks that the phases of a request that was admitted at once, and then waited 300 ms, say so.
+fn check_waited_for_upstream(line: &Value) {
+    let [admission, connect] = ["admission_ms", "connect_ms"].map(|name| line[name].as_u64().unwrap());
+    assert!(connect >= 299 && admission < 299, "{line}");
+}
+
 /// A client that sends nothing of its body for `body_timeout` gets a 408.
 #[test]
 fn a_body_that_stalls_gets_a_408() {
     let upstream = Upstream::bind();
-    let gate = Setup::new().route("http = true").listener("body_timeout = \"300ms\"").start(&upstream);
+    let setup = Setup::new().route("http = true").log("slow_upgrade = \"50ms\"");
+    let gate = setup.listener("body_timeout = \"300ms\"").start(&upstream);
     let mut client = Client::connect(&gate);
     client.send(request("POST", "/open/", "Content-Length: 10\r\n", "body").as_bytes());
     let mut server = upstream.accept();
     server.head();
     assert_eq!(client.response().head.status(), 408);
-    assert_eq!(gate.log.next("refused")["cause"], "body_timeout");
+    let line = gate.log.next("refused");
+    assert_eq!(line["cause"], "body_timeout");
+    check_waited_for_upstream(&line);
     assert_eq!(server.rest().0, b"body");
 }
 
@@ -295,13 +304,16 @@ fn a_slow_client_that_reads_all_the_time_gets_its_response() {
 #[test]
 fn a_server_that_does_not_answer_gets_a_504() {
     let upstream = Upstream::bind();
-    let gate = Setup::new().route("http = true").upstream("http_response_timeout = \"300ms\"").start(&upstream);
+    let setup = Setup::new().route("http = true").log("slow_upgrade = \"50ms\"");
+    let gate = setup.upstream("http_response_timeout = \"300ms\"").start(&upstream);
     let mut client = Client::connect(&gate);
     client.send(request("GET", "/open/", "", "").as_bytes());
     let mut server = upstream.accept();
     server.head();
     assert_eq!(client.response().head.status(), 504);
-    assert_eq!(gate.log.next("refused")["cause"], "upstream_timeout");
+    let line = gate.log.next("refused");
+    assert_eq!(line["cause"], "upstream_timeout");
+    check_waited_for_upstream(&line);
 }
 
 /// A response that breaks within its body reaches the client as broken.
@@ -435,11 +447,13 @@ fn requests_are_counted() {
         "tollgate_http_requests_total{route=\"open\",status=\"404\"} 1",
         "tollgate_http_requests_total{route=\"open\",status=\"2xx\"} 1",
         "tollgate_http_requests_total{route=\"room\",status=\"401\"} 1",
+        "tollgate_http_rejections_total{route=\"room\",outcome=\"no_token\"} 1",
         "tollgate_http_request_duration_seconds_count{route=\"open\"} 4",
         "tollgate_connections{state=\"http\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
+    assert!(!text.contains("tollgate_upgrades_total{"), "no request was an upgrade\n{text}");
     gate.signal(Signal::TERM);
     assert!(gate.wait_exit().success());
 }

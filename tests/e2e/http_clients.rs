@@ -88,6 +88,7 @@ fn a_client_behind_a_proxy_has_a_share_of_the_requests() {
     };
     let _waiting: Vec<_> = (0..16).map(|_| (ask(ADA), upstream.accept())).collect();
     assert_eq!(ask(ADA).response().head.status(), 503);
+    assert_eq!(gate.log.next("refused")["cause"], "address_requests");
     let mut other = ask(BOB);
     let mut server = upstream.accept();
     server.message();

@@ -338,6 +338,7 @@ fn requests_in_progress_are_limited() {
     other.get("/open/");
     let answer = other.response();
     assert_eq!((answer.head.status(), answer.head.get("Retry-After")), (503, Some("5")));
+    assert_eq!(gate.log.next("refused")["cause"], "requests_full");
     server.respond("", "done");
     assert_eq!(client.message().head.get("Connection"), None);
     // One connection is kept already.

@@ -35,6 +35,7 @@ fn a_rejection_logs_its_client_route_and_cause() {
     let line = refused(&gate, &Request::to("/elsewhere?q=1"));
     check(&line, &here);
     check(&line, &[("cause", json!("no_route")), ("path", json!("/elsewhere")), ("route", Value::Null)]);
+    check(&line, &[("method", json!("GET"))]);
 
     let line = refused(&gate, &room().with("Origin: https://evil.example"));
     check(&line, &here);

@@ -153,6 +153,7 @@ fn other_requests_are_rejected() {
         assert_eq!(head.get("Cache-Control"), Some("no-store"), "{head:?}");
         let line = gate.log.next("refused");
         assert_eq!((&line["cause"], &line["route"]), (&json!(cause), &json!("live")), "{line}");
+        assert!(line["method"].is_string(), "{line}");
     }
     upstream.assert_untouched();
 }

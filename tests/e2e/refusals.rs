@@ -96,6 +96,8 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::Unreachable | Rejection::UpstreamMalformed | Rejection::Answer(_) => 502,
         Rejection::ClusterUnavailable
         | Rejection::Full
+        | Rejection::RequestsFull
+        | Rejection::AddressRequests
         | Rejection::Memory
         | Rejection::Draining
         | Rejection::UpstreamBusy { .. }
@@ -237,8 +239,10 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         Rejection::AuthBusy => Vec::new(),
         // `redirect` covers this.
         Rejection::Misdirected => Vec::new(),
-        // `http_bodies`, `http_connections` and `http_framing` cover these, on a route with `http = true`.
+        // `http_bodies`, `http_clients`, `http_connections` and `http_framing` cover these, on a route with `http = true`.
         Rejection::RequestRate { .. }
+        | Rejection::RequestsFull
+        | Rejection::AddressRequests
         | Rejection::Unsupported
         | Rejection::Framing(_)
         | Rejection::BodyTooLarge
@@ -656,6 +660,8 @@ fn every_other_rejection_has_its_response_and_log_line() {
         SubjectSessions,
         ClusterUnavailable,
         Full,
+        RequestsFull,
+        AddressRequests,
         Memory,
         Draining,
         UpstreamBusy([Rejection::UpstreamBusy { retry_after_secs: 1 }]),

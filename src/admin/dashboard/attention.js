@@ -223,9 +223,9 @@ function keySetFindings({ name, key_set: keys }) {
 /** The rejections, and the ends that are not part of normal operation, of the last minutes: the sum of each cause. */
 function recentCauses(history) {
   const times = history?.times() ?? [];
-  const causesOf = (metric, label, isWanted) => {
+  const causesOf = (metrics, label, isWanted) => {
     const sums = new Map();
-    for (const one of history.all(metric)) {
+    for (const one of metrics.flatMap(history.all)) {
       const cause = one.labels[label];
       if (isWanted(cause)) sums.set(cause, (sums.get(cause) ?? 0) + increaseOf(times, one.values, RECENT_SECONDS));
     }
@@ -233,8 +233,8 @@ function recentCauses(history) {
   };
   if (!times.length) return { rejection: [], end: [] };
   return {
-    rejection: causesOf('tollgate_upgrades_total', 'outcome', (outcome) => outcome !== 'accepted'),
-    end: causesOf('tollgate_close_causes_total', 'cause', (cause) => !NORMAL_ENDS.has(cause)),
+    rejection: causesOf(REJECTION_METRICS, 'outcome', (outcome) => outcome !== 'accepted'),
+    end: causesOf(['tollgate_close_causes_total'], 'cause', (cause) => !NORMAL_ENDS.has(cause)),
   };
 }
 

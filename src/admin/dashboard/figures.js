@@ -7,8 +7,13 @@ const direction = ({ direction: way }) => ({
 });
 const plain = (label) => (labels) => ({ label: labels[label] });
 
-function rejectionName({ outcome }) {
-  return { label: causeText('rejection', outcome), title: outcome, href: eventsLink('rejection', outcome) };
+const HTTP_REJECTIONS = 'tollgate_http_rejections_total';
+/** The metrics of rejections: of upgrades, and of ordinary requests. */
+const REJECTION_METRICS = ['tollgate_upgrades_total', HTTP_REJECTIONS];
+
+function rejectionName({ outcome }, metric) {
+  const label = causeText('rejection', outcome) + (metric === HTTP_REJECTIONS ? ' (ordinary)' : '');
+  return { label, title: outcome, href: eventsLink('rejection', outcome) };
 }
 
 function endName({ cause, by }) {
@@ -27,7 +32,10 @@ const counted = { format: perSecond, axis: axisCount, total: shortCount };
 const rare = { ...counted, mean: 60, gridNote: 'mean of a minute' };
 const gauged = { format: shortCount, axis: axisCount, isWhole: true };
 
-/** The cards by section. `metric` is the name of the series, `name` their label in words, `rows` the space for them. */
+/**
+ * The cards by section. `metric` is the name of the series, `also` that of further ones, `name` their label in words,
+ * `rows` the space for them.
+ */
 const SECTIONS = [
   [
     'Traffic',
@@ -87,6 +95,7 @@ const SECTIONS = [
         id: 'rejections',
         title: 'Rejections by cause',
         metric: 'tollgate_upgrades_total',
+        also: HTTP_REJECTIONS,
         ...rare,
         rows: 3,
         name: rejectionName,

@@ -84,15 +84,17 @@ function closeMany(filter, onDone) {
     verb: 'Close',
     isDanger: true,
     fields,
-    text: (total) => [
+    text: (sessions) => [
       'This ends ',
-      h('strong', plural(total, 'session')),
+      h('strong', sessions),
       ', counted just now. Those that begin until you confirm are ended, too.',
     ],
-    async run() {
-      const { selected } = await change('POST', '/v1/sessions/close', { body: { ...selection(filter), ...read() } });
+    async run(isShared) {
+      const { selected, nodes } = await change('POST', '/v1/sessions/close', {
+        body: { ...selection(filter), ...read() },
+      });
       onDone();
-      return `${plural(selected, 'session closes', 'sessions close')}.`;
+      return `${plural(selected, 'session closes', 'sessions close')}${reached(isShared, nodes)}.`;
     },
   });
 }
@@ -128,19 +130,38 @@ function sendMany(filter) {
     filter,
     verb: 'Send to',
     fields,
-    text: (total) => ['The message goes to ', h('strong', plural(total, 'session')), ', counted just now.'],
-    async run() {
-      const { selected } = await change('POST', '/v1/sessions/send', { body: { ...selection(filter), text: read() } });
-      return `The message is sent to ${plural(selected, 'session')}.`;
+    text: (sessions) => ['The message goes to ', h('strong', sessions), ', counted just now.'],
+    async run(isShared) {
+      const { selected, nodes } = await change('POST', '/v1/sessions/send', {
+        body: { ...selection(filter), text: read() },
+      });
+      return `The message is sent to ${plural(selected, 'session')}${reached(isShared, nodes)}.`;
     },
   });
+}
+
+/** The sessions of a change in words: their number at this node, and the other nodes whose sessions it reaches, too. */
+const inWords = (total, others) => plural(total, 'session') + (others ? ` of this node${andThoseOf(others)}` : '');
+const [allOfProcess, allOfCluster] = ['all sessions of the process', 'the sessions of all nodes'];
+const andThoseOf = (nodes) => `, and those of ${plural(nodes, 'other node')}`;
+
+/** What an answer says about the other nodes. `nodes` is absent if they did not get the change. */
+function reached(isShared, nodes) {
+  if (!isShared) return '';
+  return isNumber(nodes)
+    ? ` at this node${andThoseOf(nodes)}`
+    : ' at this node. The other nodes were not reached: the server of the cluster did not take it';
 }
 
 /** Asks about all sessions that match, once their number is known. */
 async function askMany({ filter, verb, isDanger = false, fields, text, run }) {
   try {
-    const { total } = await get('/v1/sessions', { ...filter, limit: 1 });
-    if (total === 0) {
+    const [{ total }, { shares_sessions: isShared, nodes }] = await Promise.all([
+      get('/v1/sessions', { ...filter, limit: 1 }),
+      get('/v1/nodes'),
+    ]);
+    const others = isShared ? nodes.filter((node) => !node.this).length : 0;
+    if (total === 0 && !others) {
       notify('No session matches.');
       return;
     }
@@ -150,13 +171,14 @@ async function askMany({ filter, verb, isDanger = false, fields, text, run }) {
           'ul.filter',
           restrictions.map(([name, value]) => h('li', `${name}: `, h('code', value))),
         )
-      : h('p.warning', 'No filter is set: these are all sessions of the process.');
+      : h('p.warning', `No filter is set: these are ${others ? allOfCluster : allOfProcess}.`);
+    const sessions = inWords(total, others);
     ask({
-      title: `${verb} ${plural(total, 'session')}?`,
-      confirm: `${verb} ${plural(total, 'session')}`,
+      title: `${verb} ${sessions}?`,
+      confirm: `${verb} ${sessions}`,
       isDanger,
-      body: [h('p', text(total)), words, fields],
-      run,
+      body: [h('p', text(sessions)), words, fields],
+      run: () => run(isShared),
     });
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;

@@ -8,8 +8,8 @@ const history = createHistory();
 
 /** Makes the series of a card from those of the history. Unnamed counters that never counted are left out. */
 function seriesOf(config, slots) {
-  const list = history
-    .all(config.metric)
+  const list = [config.metric, ...(config.also ? [config.also] : [])]
+    .flatMap(history.all)
     .filter(({ labels }) => !config.isWanted || config.isWanted(labels))
     .map((one) => {
       const total = one.values.at(-1) ?? 0;
@@ -19,7 +19,7 @@ function seriesOf(config, slots) {
         total,
         rank: config.total ? total : Math.max(0, ...one.values.filter(isNumber)),
         metric: seriesKey(one.name, one.labels),
-        ...config.name(one.labels),
+        ...config.name(one.labels, one.name),
       };
     });
   const series = largest(

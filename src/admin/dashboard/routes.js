@@ -104,7 +104,7 @@ function routeBlock(route) {
           '.',
         ),
     settingTable(route.name, route.settings),
-    h('h4', 'Requests by outcome'),
+    h('h4', 'Upgrades by outcome, and rejected requests'),
     outcomes,
     h('h4', 'Closes'),
     closes,

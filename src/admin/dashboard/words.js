@@ -1,6 +1,6 @@
 // The labels of causes, codes and states in words.
 
-/** The causes of rejections: `outcome` of tollgate_upgrades_total. */
+/** The causes of rejections: `outcome` of tollgate_upgrades_total and tollgate_http_rejections_total. */
 const REJECTIONS = {
   head: 'malformed or too large head',
   not_upgrade: 'not a WebSocket request',
@@ -12,6 +12,12 @@ const REJECTIONS = {
   method: 'wrong method',
   address: 'address not allowed',
   upgrade_rate: 'too many requests from an address',
+  request_rate: 'too many ordinary requests of a client',
+  unsupported: 'unsupported method or protocol',
+  framing: 'ambiguous HTTP framing',
+  body_too_large: 'body too large',
+  body_timeout: 'body too slow',
+  misdirected: 'host not served',
   origin: 'origin not allowed',
   no_token: 'no token',
   token_ambiguous: 'more than one token',
@@ -27,6 +33,8 @@ const REJECTIONS = {
   subject_sessions: 'too many sessions of a subject',
   cluster_unavailable: 'cluster unavailable',
   full: 'process is full',
+  requests_full: 'too many ordinary requests in progress',
+  address_requests: 'too many ordinary requests of an address in progress',
   memory: 'memory limit',
   draining: 'draining',
   upstream_busy: 'too many pending requests',

@@ -52,6 +52,8 @@ fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
         | Rejection::Unsupported
         | Rejection::Misdirected
         | Rejection::Framing(_)
+        | Rejection::RequestsFull
+        | Rejection::AddressRequests
         | Rejection::BodyTooLarge
         | Rejection::BodyTimeout => requests::explain(rejection, facts),
     }

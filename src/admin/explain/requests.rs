@@ -1,6 +1,6 @@
 //! Explains rejections of ordinary requests.
 
-use super::facts::{Facts, Words, words};
+use super::facts::{Facts, Words, sentence, words};
 use crate::config::keys;
 use crate::policy::framing::FramingError;
 use crate::policy::rejection::Rejection;
@@ -27,6 +27,21 @@ pub(super) fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
         Rejection::Framing(error) => {
             words(framing(error), "The client has to be corrected: others may read such a request differently.", &[])
         }
+        Rejection::RequestsFull => words(
+            "The process has as many ordinary requests in progress as `max_http_requests` allows.",
+            "Raise `max_http_requests` if this machine has the file descriptors, three for each, and restart; or add a machine. \
+             Requests that wait for their response, as long polls do, are in progress.",
+            &[keys::MAX_HTTP_REQUESTS],
+        ),
+        Rejection::AddressRequests => words(
+            format!(
+                "{} has its share of the ordinary requests in progress: a sixteenth of `max_http_requests`, or 16 if that is more.",
+                sentence(facts.the_address())
+            ),
+            "If many clients share this address, raise `max_http_requests`, and restart. If it is the address of a balancer, \
+             name it in the listener's `proxy_protocol_from` or `trusted_proxies`. Otherwise nothing has to change.",
+            &[keys::MAX_HTTP_REQUESTS, keys::PROXY_PROTOCOL_FROM, keys::TRUSTED_PROXIES],
+        ),
         Rejection::BodyTooLarge => words(
             format!("The body of the request is larger than `request_max_size` of {}.", facts.the_route()),
             "Raise `request_max_size` if clients have to send so much.",

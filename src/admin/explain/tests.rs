@@ -149,6 +149,8 @@ fn rejections() -> Vec<Rejection> {
         SubjectSessions,
         ClusterUnavailable,
         Full,
+        RequestsFull,
+        AddressRequests,
         Memory,
         Draining,
         UpstreamBusy = [Rejection::UpstreamBusy { retry_after_secs: 7 }],

@@ -56,7 +56,7 @@ pub struct Selection {
     /// The filter
     #[command(flatten)]
     pub filter: FilterArguments,
-    /// All sessions
+    /// All sessions; in a cluster whose `share` has "sessions", those of all nodes
     #[arg(long, conflicts_with_all = ["id", "filter"])]
     pub all: bool,
 }

@@ -23,13 +23,16 @@ const COLUMNS: [Column; 9] = [
 /// Prints the nodes.
 pub(super) fn show(connection: &Connection) -> Result<(), Failure> {
     let answer = Client::new(connection)?.request(Method::GET, "/v1/nodes", None)?;
-    if connection.json { output::print_json(&answer) } else { output::print(&list(&answer)) }
+    if connection.json { output::print_json(&answer) } else { output::print(&list(&answer)?) }
 }
 
 /// Returns a table with a line for each node, and whether the server answers.
-fn list(answer: &Value) -> String {
+///
+/// # Errors
+/// If the process is in no cluster.
+fn list(answer: &Value) -> Result<String, Failure> {
     let Some(is_up) = answer.get("server_answers").and_then(Value::as_bool) else {
-        return "This process is in no cluster: its configuration has no [cluster] section.\n".to_owned();
+        return Err(Failure::new("this process is in no cluster: its configuration has no [cluster] section"));
     };
     let nodes = answer.get("nodes").and_then(Value::as_array).cloned().unwrap_or_default();
     let own = nodes.iter().find(|node| is_this(node)).map(|node| text(node, "config"));
@@ -43,7 +46,7 @@ fn list(answer: &Value) -> String {
         Some(error) => format!("answers with an error: `on_outage` applies ({})", output::escape(error)),
         None => "does not answer: `on_outage` applies".to_owned(),
     };
-    format!("{}The server {state}. List of nodes {age}.\n", output::table(&COLUMNS, &rows))
+    Ok(format!("{}The server {state}. List of nodes {age}.\n", output::table(&COLUMNS, &rows)))
 }
 
 fn row(node: &Value, own: Option<&str>) -> Vec<String> {
@@ -76,22 +79,23 @@ mod tests {
                 "generation": 2, "sessions": 30, "silent_seconds": 1.5 })
         };
         let nodes = [node("1-a", true, "aa"), node("2-b", false, "bb")];
-        let got = list(&json!({ "server_answers": true, "age_seconds": 3.0, "nodes": nodes }));
+        let got = list(&json!({ "server_answers": true, "age_seconds": 3.0, "nodes": nodes })).unwrap();
         let lines: Vec<Vec<&str>> = got.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["*", "1-a", "host", "0.0.0.0:443", "1", "aa", "2", "30", "1.5s"]);
         assert_eq!(lines[2], ["2-b", "host", "0.0.0.0:443", "1", "bb", "(differs)", "2", "30", "1.5s"]);
         let mut other = node("2-b", false, "aa");
         other["same_secret"] = false.into();
-        let got_secret = list(&json!({ "server_answers": true, "age_seconds": 3.0, "nodes": [nodes[0], other] }));
+        let got_secret =
+            list(&json!({ "server_answers": true, "age_seconds": 3.0, "nodes": [nodes[0], other] })).unwrap();
         assert!(got_secret.contains(" aa (secret_file differs) "), "{got_secret}");
         assert!(got.ends_with("The server answers. List of nodes as of 3.0s ago.\n"), "{got}");
-        assert!(list(&json!({ "server_answers": null, "nodes": [] })).contains("no cluster"));
-        let away = list(&json!({ "server_answers": false, "nodes": [] }));
+        assert!(list(&json!({ "server_answers": null, "nodes": [] })).unwrap_err().message.contains("no cluster"));
+        let away = list(&json!({ "server_answers": false, "nodes": [] })).unwrap();
         assert!(
             away.ends_with("The server does not answer: `on_outage` applies. List of nodes never read.\n"),
             "{away}"
         );
-        let refused = list(&json!({ "server_answers": false, "server_error": "OOM: full", "nodes": [] }));
+        let refused = list(&json!({ "server_answers": false, "server_error": "OOM: full", "nodes": [] })).unwrap();
         assert!(refused.contains("The server answers with an error: `on_outage` applies (OOM: full)."), "{refused}");
     }
 }

@@ -60,20 +60,26 @@ fn outcome(reload: &Value) -> String {
 fn predecessor(from: &Value) -> String {
     let shown = |name: &str| output::text(from, name);
     let sessions = match from.get("complete").and_then(Value::as_bool) {
-        Some(false) => format!("{} sessions so far", shown("sessions")),
-        _ => format!("{} sessions", shown("sessions")),
+        Some(false) => format!("{} so far", sessions(from, "sessions")),
+        _ => sessions(from, "sessions"),
     };
     format!("process {}, version {}, at {}: {sessions}", shown("pid"), shown("version"), shown("at"))
+}
+
+/// Returns a number of sessions in words.
+fn sessions(of: &Value, name: &str) -> String {
+    let number = output::text(of, name);
+    format!("{number} session{}", if number == "1" { "" } else { "s" })
 }
 
 /// Describes an upgrade in progress.
 fn successor(upgrade: &Value) -> String {
     let shown = |name: &str| output::text(upgrade, name);
-    let (pid, version, moved) = (shown("pid"), shown("version"), shown("moved"));
+    let (pid, version, moved) = (shown("pid"), shown("version"), sessions(upgrade, "moved"));
     if upgrade.get("version").is_none_or(Value::is_null) {
         return format!("in progress, to process {pid}, which starts");
     }
-    format!("in progress, to process {pid}, version {version}: {moved} sessions moved so far")
+    format!("in progress, to process {pid}, version {version}: {moved} moved so far")
 }
 
 #[cfg(test)]
@@ -103,6 +109,8 @@ mod tests {
         assert_eq!(from(false), "handed over from: process 7, version 1, at 12:00: 90 sessions so far\n");
         let upgrade = summary(&json!({ "upgrade": { "pid": 8, "version": "2", "moved": 3 } }));
         assert_eq!(upgrade, "upgrade:          in progress, to process 8, version 2: 3 sessions moved so far\n");
+        let one = summary(&json!({ "upgrade": { "pid": 8, "version": "2", "moved": 1 } }));
+        assert!(one.ends_with(": 1 session moved so far\n"), "{one}");
         let starts = summary(&json!({ "upgrade": { "pid": 8, "version": null, "moved": 0 } }));
         assert_eq!(starts, "upgrade:          in progress, to process 8, which starts\n");
         assert_eq!(summary(&json!({ "upgrade": null })), "upgrade:          -\n");

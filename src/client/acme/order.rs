@@ -319,8 +319,16 @@ fn describe(error: &Error) -> String {
         // Its message says what the library expected.
         Error::Json(_) => "the certificate authority answers with something that is not ACME".to_owned(),
         Error::Timeout(_) => "the certificate authority did not decide in time".to_owned(),
-        error => limit(&causes(error)),
+        error => with_advice(limit(&causes(error))),
     }
+}
+
+/// Adds to an error of TLS what to set.
+fn with_advice(mut error: String) -> String {
+    if error.contains("UnknownIssuer") {
+        error.push_str(" (`ca` of the [acme] section names the roots of the certificate authority's own certificate)");
+    }
+    error
 }
 
 /// Limits a text of a certificate authority.
@@ -331,4 +339,19 @@ fn limit(text: &str) -> String {
         limited.push_str("...");
     }
     limited
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_issuer_of_the_authority_has_advice() {
+        let advised = with_advice("invalid peer certificate: UnknownIssuer".to_owned());
+        assert!(
+            advised.starts_with("invalid peer certificate: UnknownIssuer (`ca` of the [acme] section"),
+            "{advised}"
+        );
+        assert_eq!(with_advice("connection refused".to_owned()), "connection refused");
+    }
 }

@@ -18,6 +18,8 @@ pub struct Merged {
     pub upgrades: Outcomes,
     /// Refreshes, by route and outcome.
     pub refreshes: Outcomes,
+    /// Rejections of ordinary requests, by route and outcome.
+    pub http_rejections: Outcomes,
     /// The number of ordinary requests.
     pub requests: Statuses,
     /// The values of each route.
@@ -38,6 +40,7 @@ impl Merged {
         }
         add_outcomes(&mut self.upgrades, worker.upgrades());
         add_outcomes(&mut self.refreshes, worker.refreshes());
+        add_outcomes(&mut self.http_rejections, worker.http_rejections());
         for (route, statuses) in worker.requests() {
             let sums = self.requests.entry(route).or_default();
             for (status, count) in statuses {

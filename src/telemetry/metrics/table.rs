@@ -30,8 +30,8 @@ pub static TABLE: &[Definition] = &[
         kind: Kind::Counter,
         labels: &["route", "outcome"],
         unit: None,
-        help: "Requests, by outcome: `accepted`, or the cause of the rejection as in the log. \
-               The route is empty if none matched",
+        help: "Upgrades, by outcome: `accepted`, or the cause of the rejection as in the log; and rejected requests that \
+               are no upgrade, unless their route has `http = true`. The route is empty if none matched",
         collect: |scrape, samples| outcomes(&scrape.merged.upgrades, samples),
     },
     Definition {
@@ -133,6 +133,15 @@ pub static TABLE: &[Definition] = &[
         help: "Ordinary requests at routes with `http = true`, by the status of their responses, Tollgate's own included; \
                a status that is not registered is its class, as `4xx`; with an empty route, those that `redirect` answers",
         collect: requests,
+    },
+    Definition {
+        name: "tollgate_http_rejections_total",
+        kind: Kind::Counter,
+        labels: &["route", "outcome"],
+        unit: None,
+        help: "Ordinary requests at routes with `http = true` that Tollgate rejected, by the cause as in the log. They \
+               count in `tollgate_http_requests_total`, too, unless the client disconnected before the response",
+        collect: |scrape, samples| outcomes(&scrape.merged.http_rejections, samples),
     },
     Definition {
         name: "tollgate_http_request_duration_seconds",

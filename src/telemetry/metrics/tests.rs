@@ -63,6 +63,7 @@ fn the_text_of_a_process_is_exact() {
     worker.count_upgrade("", "no_route");
     worker.count_refresh("chat", RENEWED);
     worker.count_refresh("chat", "token");
+    worker.count_http_rejection("chat", "body_too_large");
     let mut session = open(&worker, "chat");
     session.count(&stats([3, 1], [60, 20], 2), OnExcess::Drop);
     session.count_dropped(3);

@@ -19,6 +19,7 @@ pub struct WorkerMetrics {
     connections: Arc<ConnectionCells>,
     upgrades: Mutex<Outcomes>,
     refreshes: Mutex<Outcomes>,
+    http_rejections: Mutex<Outcomes>,
     requests: Mutex<Statuses>,
     sessions: Mutex<Sessions>,
 }
@@ -111,6 +112,12 @@ impl WorkerMetrics {
         count(&self.upgrades, route, outcome);
     }
 
+    /// Counts the rejection of an ordinary request of a route by its
+    /// [`label`](crate::policy::rejection::Rejection::label).
+    pub fn count_http_rejection(&self, route: &str, outcome: &'static str) {
+        count(&self.http_rejections, route, outcome);
+    }
+
     /// Counts a request at the refresh path of a route by its outcome: [`RENEWED`], [`NO_SESSION`], or the
     /// [`label`](crate::policy::rejection::Rejection::label) of its rejection.
     pub fn count_refresh(&self, route: &str, outcome: &'static str) {
@@ -192,6 +199,7 @@ impl WorkerMetrics {
         routes.retain(|route, _| is_used(route));
         lock(&self.upgrades).retain(|route, _| route.is_empty() || is_used(route));
         lock(&self.refreshes).retain(|route, _| is_used(route));
+        lock(&self.http_rejections).retain(|route, _| is_used(route));
         lock(&self.requests).retain(|route, _| route.is_empty() || is_used(route));
     }
 
@@ -208,6 +216,11 @@ impl WorkerMetrics {
     /// Returns the number of refreshes.
     pub(super) fn refreshes(&self) -> Outcomes {
         lock(&self.refreshes).clone()
+    }
+
+    /// Returns the number of ordinary requests that were rejected.
+    pub(super) fn http_rejections(&self) -> Outcomes {
+        lock(&self.http_rejections).clone()
     }
 
     /// Returns the number of ordinary requests.
