@@ -378,8 +378,11 @@ fn counts_during_the_move_are_not_lost() {
     });
     assert_eq!((status, &answer["drained"]), (200, &json!(1)), "{answer}");
     stage.gate.follow(pid_of(&answer));
-    // Five from the client, and five from its server.
-    assert_eq!(messages(&stage), before + 10.0);
+    // Five from the client, and five from its server. The new process reads the counts after the answer was sent.
+    let until = Instant::now() + PATIENCE;
+    while messages(&stage) != before + 10.0 {
+        assert!(Instant::now() < until, "{} after {before}", messages(&stage));
+    }
     expect_closed(drained, 1001, "going away");
 }
 
