@@ -23,6 +23,8 @@ const PENDING_AHEAD_NANOS: u64 = LEASE_TICK_NANOS;
 /// The longest time for which the action of a limit is put off because the share is insufficient. The fair part of a
 /// quota that another node holds is free within it.
 const PENDING_NANOS: u64 = 10_000_000_000;
+/// The same once this node has the whole quota: cells that have waited for it may be more than a burst.
+const PENDING_WHOLE_NANOS: u64 = 3_000_000_000;
 /// How long a key without a lease that could not ask is content with its share.
 const REJECTED_NANOS: u64 = 1_000_000_000;
 /// The highest cost, 73 years, so that sums do not overflow.
@@ -200,12 +202,15 @@ impl Share {
             Some(arrival.max(now).saturating_add(cost).min(now.saturating_add(COST_MAX)))
         });
         let burst = self.burst.load(Ordering::Relaxed);
-        // A cell that waited is taken at the earliest time.
-        let is_early = before.saturating_add(cost / 8) > now.saturating_add(burst.saturating_sub(cost));
-        if !is_early && self.short_since.load(Ordering::Relaxed) != 0 {
-            self.short_since.store(0, Ordering::Relaxed);
-        }
         let half = burst / 2;
+        if self.short_since.load(Ordering::Relaxed) != 0 {
+            // A cell that waited is taken at the earliest time. After a client beyond the quota, the next one may be
+            // available at once, too.
+            let has_waited = before.saturating_add(cost / 8) > now.saturating_add(burst.saturating_sub(cost));
+            if !has_waited && self.unreplenished(now) <= half.max(cost) {
+                self.short_since.store(0, Ordering::Relaxed);
+            }
+        }
         if self.state.load(Ordering::Relaxed) == QUIET && before.saturating_sub(now) > half {
             self.need(now);
         }
@@ -276,7 +281,8 @@ impl Share {
                 SETTLED => self.leased.load(Ordering::Relaxed) > 0,
                 _ => true,
             };
-            can_grow && waited < PENDING_NANOS
+            let waits_max = if self.lease(now) < WHOLE { PENDING_NANOS } else { PENDING_WHOLE_NANOS };
+            can_grow && waited < waits_max
         };
         let is_reachable = self.scope.leases.is_reachable.load(Ordering::Relaxed);
         let used = self.unreplenished(now);
