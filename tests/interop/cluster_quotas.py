@@ -122,7 +122,7 @@ def commands():
     return sum(redis.calls().values())
 
 
-SUBJECTS = "one", "all", "six", "idle", "strict", "patient", "moves", "dies", "away", "lost", "cut", "reader", "late"
+SUBJECTS = "one", "all", "six", "idle", "strict", "uneven", "patient", "moves", "dies", "away", "lost", "cut", "reader", "late"
 tokens = {subject: secrets.token(subject) for subject in SUBJECTS}
 wait_for_nodes(nodes)
 
@@ -203,6 +203,29 @@ with suite.check("a client within the quota is not closed while its lease is on 
     until(ended, "the end of the session in the log")
     end = json.loads(ends[-1])
     equal((end["code"], end["cause"]), (1008, "message_rate"))
+
+with suite.check("clients that use the quota unevenly over the nodes, and stay within it, are not closed"):
+    PARTS = 55, 15, 15  # messages per second at each node
+
+    async def uneven(node, rate):
+        """Sends at this rate. Returns how the session has ended, if it has."""
+        connection = await connect(node, "uneven", "/strict")
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionClosed):
+            for number in range(rate * SECONDS):
+                await asyncio.sleep(begun + number / rate - time.monotonic())
+                await connection.send("x")
+            await asyncio.sleep(1)
+            assert connection.close_code is None, connection.close_code
+            await connection.close()
+        return connection.close_code
+
+    async def all_parts():
+        return await asyncio.gather(*(uneven(node, rate) for node, rate in zip(nodes, PARTS)))
+
+    begun = time.monotonic()
+    equal(asyncio.run(all_parts()), [1000] * NODES)
+    equal(passed("uneven", begun, time.monotonic()), sum(PARTS) * SECONDS)
 
 UPGRADES = 30  # of an address: the burst. One more a minute is less than a check notices
 PART = UPGRADES // NODES  # of a node, while the server is away
