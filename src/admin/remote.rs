@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::filter::Selection;
 use super::listing::{Question, for_node};
@@ -26,10 +26,10 @@ use crate::ws::frame::Message;
 /// The interval between two lines about operations that are not executed.
 const LOGGED: Duration = Duration::from_mins(1);
 
-/// The maximum number of fresh tokens in progress, and the longest time that a further one, and the operations after it,
-/// wait for the end of one: a node that was away reads many at once.
+/// The maximum number of fresh tokens in progress, and that of those that wait for the end of one: a node that was away
+/// reads many at once.
 const RENEWALS_MAX: usize = 64;
-const RENEWALS_PAUSE: Duration = Duration::from_secs(1);
+const RENEWALS_WAITING_MAX: usize = 4_096;
 
 /// The interval at which the end of the upgrade is looked for by which this process got its sessions.
 const LOOK: Duration = Duration::from_millis(50);
@@ -46,7 +46,8 @@ pub(super) async fn serve(control: &Control, cluster: &Cluster) {
     tokio::join!(execute(control, cluster, operations), repeat_operations(control, cluster));
 }
 
-/// Executes the closes and fresh tokens of the time of an upgrade again when no session is on its way to this process any more.
+/// Executes the closes and fresh tokens of the time of an upgrade again when no session is on its way to this process any
+/// more.
 async fn repeat_operations(control: &Control, cluster: &Cluster) {
     let facts = control.facts();
     let Some(before) = &facts.handed_over else { return };
@@ -57,7 +58,8 @@ async fn repeat_operations(control: &Control, cluster: &Cluster) {
     for _ in 0..ATTEMPTS {
         let since = clock::now().saturating_duration_since(facts.started);
         if cluster.repeat_operations(since.saturating_add(BEFORE_UPGRADE)).await.is_ok() {
-            return tracing::debug!(took = ?clock::now().saturating_duration_since(ended), "closes and fresh tokens of the upgrade are repeated");
+            let took = clock::now().saturating_duration_since(ended);
+            return tracing::debug!(?took, "closes and fresh tokens of the upgrade are repeated");
         }
         sleep(ATTEMPT_PAUSE).await;
     }
@@ -68,7 +70,7 @@ async fn repeat_operations(control: &Control, cluster: &Cluster) {
 
 /// Executes operations. Never returns before the process ends.
 async fn execute(control: &Control, cluster: &Cluster, mut operations: Receiver<RemoteOperation>) {
-    let (tasks, permits) = (Tasks::default(), Arc::new(Semaphore::new(RENEWALS_MAX)));
+    let renewals = Renewals::new();
     let mut logged: Option<Instant> = None;
     while let Some(RemoteOperation { published, from, operation }) = operations.recv().await {
         let Operation { kind, text, payload } = operation;
@@ -76,7 +78,7 @@ async fn execute(control: &Control, cluster: &Cluster, mut operations: Receiver<
             OperationKind::Close => close(control, (published, &from), &text).await,
             OperationKind::Send => send(control, published, &text, payload).await,
             OperationKind::Question => answer(control, cluster, &text, &payload).await,
-            OperationKind::Renew => renew(control, cluster, (&tasks, &permits), &text, &payload).await,
+            OperationKind::Renew => renewals.begin(control, cluster, &text, &payload),
         };
         let (Err(problem), now) = (executed, clock::now()) else { continue };
         if logged.is_none_or(|at| now.saturating_duration_since(at) >= LOGGED) {
@@ -134,28 +136,38 @@ async fn answer(control: &Control, cluster: &Cluster, text: &str, question: &[u8
     Ok(())
 }
 
-/// Renews sessions with a fresh token. Keys may have to be fetched first, which later operations do not wait for.
-async fn renew(
-    control: &Control,
-    cluster: &Cluster,
-    (tasks, permits): (&Tasks, &Arc<Semaphore>),
-    text: &str,
-    payload: &[u8],
-) -> Result<()> {
-    let shared = cluster.open_renewal(text, payload);
-    let shared =
-        shared.ok_or_else(|| Problem::bad_request("its fresh token cannot be opened: its secret_file differs"))?;
-    let permit =
-        timeout(RENEWALS_PAUSE, Arc::clone(permits).acquire_owned()).await.ok().and_then(std::result::Result::ok);
-    let permit = permit.ok_or_else(|| Problem::bad_request("too many fresh tokens of other nodes are in progress"))?;
-    let gateway = Arc::clone(control.gateway());
-    tasks.start(async move {
-        let renewed = shared_refresh::renew(&gateway, &shared).await;
-        let (route, auth) = (&shared.route, &shared.auth);
-        tracing::debug!(route, auth, renewed, "token refreshed by another node");
-        drop(permit);
-    });
-    Ok(())
+/// The fresh tokens in progress. Keys may have to be fetched first, which later operations do not wait for.
+struct Renewals {
+    tasks: Tasks,
+    running: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Renewals {
+    fn new() -> Self {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let (running, waiting) = (semaphore(RENEWALS_MAX), semaphore(RENEWALS_WAITING_MAX));
+        Self { tasks: Tasks::default(), running, waiting }
+    }
+
+    /// Begins to renew sessions with a fresh token.
+    fn begin(&self, control: &Control, cluster: &Cluster, text: &str, payload: &[u8]) -> Result<()> {
+        let shared = cluster.open_renewal(text, payload);
+        let shared =
+            shared.ok_or_else(|| Problem::bad_request("its fresh token cannot be opened: its secret_file differs"))?;
+        let waiting = Arc::clone(&self.waiting).try_acquire_owned();
+        let waiting = waiting.map_err(|_| Problem::bad_request("too many fresh tokens of other nodes wait"))?;
+        let (gateway, running) = (Arc::clone(control.gateway()), Arc::clone(&self.running));
+        self.tasks.start(async move {
+            // The semaphore is never closed.
+            let Ok(_running) = running.acquire_owned().await else { return };
+            drop(waiting);
+            let renewed = shared_refresh::renew(&gateway, &shared).await;
+            let (route, auth) = (&shared.route, &shared.auth);
+            tracing::debug!(route, auth, renewed, "token refreshed by another node");
+        });
+        Ok(())
+    }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {

@@ -108,6 +108,11 @@ impl Event {
         }
     }
 
+    /// Whether the metrics count it. Nothing is lost with a question that is not answered.
+    pub(super) fn is_counted(&self) -> bool {
+        !matches!(self, Self::Operation(operation) if operation.kind == OperationKind::Question)
+    }
+
     /// Whether only nodes that read it at once need it.
     pub(super) fn is_short_lived(&self) -> bool {
         let Self::Operation(operation) = self else { return false };

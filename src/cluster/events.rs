@@ -143,7 +143,7 @@ impl Events {
 
     /// Returns the numbers of events by outcome: published here and taken by the server (`sent`) or not (`failed`), of
     /// other nodes (`received`), among these the operations that were read too late (`expired`), and entries that are not
-    /// understood (`unknown`).
+    /// understood (`unknown`). Questions are left out: nothing is lost with one.
     pub fn counts(&self) -> [(&'static str, u64); 5] {
         self.counts.all()
     }
@@ -187,8 +187,9 @@ impl Events {
         Ok(self.publish(link, Event::Operation(operation)).await?)
     }
 
-    /// Hands the closes, the fresh tokens and the replaced sessions over once more that other processes have published within this span:
-    /// sessions that were on their way to this process have missed them. It changes nothing for the others.
+    /// Hands the closes, the fresh tokens and the replaced sessions over once more that other processes have published
+    /// within this span: sessions that were on their way to this process have missed them. It changes nothing for the
+    /// others.
     ///
     /// # Errors
     /// If the server does not answer in time.
@@ -215,9 +216,6 @@ impl Events {
     /// Hands an operation of another node over, if it concerns this one.
     pub(super) async fn hand_over(&self, from: &str, operation: Operation, Published { age, read }: Published) {
         let is_current = self.config.share.sessions && operation.kind.is_current(age);
-        if self.config.share.sessions && !is_current {
-            self.counts.note_expired();
-        }
         if let Some(operations) = self.operations.get().filter(|_| is_current) {
             let published = read.checked_sub(age).unwrap_or(read);
             // The receiver ends with the process.
@@ -234,12 +232,15 @@ impl Events {
     }
 
     pub(super) async fn publish(&self, link: &Link, event: Event) -> Result<(), Unavailable> {
+        let is_counted = event.is_counted();
         let published = if event.is_short_lived() {
             link.script(&self.scripts.send(&self.streams, &self.instance, event)).await
         } else {
             link.pipeline(&write(&self.streams, &self.instance, event)).await
         };
-        self.counts.note_published(&published);
+        if is_counted {
+            self.counts.note_published(&published);
+        }
         published
     }
 

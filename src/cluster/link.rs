@@ -218,8 +218,9 @@ impl Link {
     fn note(&self, error: &RedisError, generation: u64) -> AskError {
         let is_of_connection = error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error();
         if is_of_connection || error.code().is_some_and(is_away) {
-            self.set_refusal(Some(error));
-            self.give_up(generation, error);
+            if self.give_up(generation, error) {
+                self.set_refusal(Some(error));
+            }
             return AskError::Away;
         }
         if let Some(left_out) = self.errors.may_write(clock::now()) {
@@ -235,8 +236,8 @@ impl Link {
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
-    /// Drops the connection of this generation.
-    fn give_up(&self, generation: u64, reason: &dyn std::fmt::Display) {
+    /// Drops the connection of this generation. Returns whether it was in use.
+    fn give_up(&self, generation: u64, reason: &dyn std::fmt::Display) -> bool {
         let is_first = self.state.send_if_modified(|state| {
             let is_current = *state == generation && is_up(*state);
             if is_current {
@@ -249,6 +250,7 @@ impl Link {
             tracing::warn!(%reason, server = %self.config.servers, "the cluster's server is away");
             self.lost.notify_one();
         }
+        is_first
     }
 
     /// Opens the connection, and opens it again whenever it is lost. Never returns.

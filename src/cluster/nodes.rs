@@ -246,21 +246,21 @@ impl Nodes {
     fn warn_of_differences(&self, view: &View, own: &NodeFacts) {
         let mut logged = self.differing.lock().unwrap_or_else(PoisonError::into_inner);
         logged.retain(|(id, _), _| view.nodes.iter().any(|node| node.id == *id));
-        let mut is_new = |node: &Node, what, differing: Option<&String>| {
+        let mut note = |node: &Node, what, differing: Option<&String>| {
             let key = (Arc::clone(&node.id), what);
             let before = logged.remove(&key);
-            let digest = differing?.clone();
-            let is_new = before.as_ref() != Some(&digest);
-            logged.insert(key, digest);
-            is_new.then_some(())
+            let Some(digest) = differing else { return false };
+            let is_new = before.as_ref() != Some(digest);
+            logged.insert(key, digest.clone());
+            is_new
         };
         for (node, facts) in view.nodes.iter().filter_map(|node| Some((node, node.facts.as_ref()?))) {
             let (name, address) = (&facts.name, &facts.address);
-            if is_new(node, "config", Some(&facts.config).filter(|config| **config != own.config)).is_some() {
+            if note(node, "config", Some(&facts.config).filter(|config| **config != own.config)) {
                 tracing::warn!(node = %node.id, name, address, "the configuration of another node differs");
             }
             let differs = |secret: &&String| own.secret.as_ref().is_some_and(|own| own != *secret);
-            if is_new(node, "secret", facts.secret.as_ref().filter(differs)).is_some() {
+            if note(node, "secret", facts.secret.as_ref().filter(differs)) {
                 tracing::warn!(node = %node.id, name, address, "the secret_file of another node differs");
             }
         }

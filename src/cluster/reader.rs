@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::{RedisError, RedisResult};
 
 use super::connect::{Connection, Connector};
-use super::event::{Entry, Event};
+use super::event::{Entry, Event, OperationKind};
 use super::events::{Events, Notice, Published};
 use super::link::{Link, PAUSE_MAX, PAUSE_MIN, is_up, jittered};
 use super::revocation_set::SharedChange;
@@ -150,7 +150,8 @@ impl Events {
             match &content {
                 None => self.counts.note_unknown(),
                 Some((from, _)) if **from == *self.instance => continue,
-                Some(_) => self.counts.note_received(),
+                Some((_, event)) if event.is_counted() => self.counts.note_received(),
+                Some(_) => {}
             }
             match content {
                 None => reader.not_understood = reader.not_understood.saturating_add(1),
@@ -161,6 +162,10 @@ impl Events {
                 Some((_, Event::Replaced(ids))) => self.notify_of_replaced(ids).await,
                 Some((from, Event::Operation(operation))) => {
                     let age = of_millis(server_millis.saturating_sub(id.0));
+                    let is_late = !operation.kind.is_current(age) && operation.kind != OperationKind::Question;
+                    if self.config.share.sessions && is_late {
+                        self.counts.note_expired();
+                    }
                     self.hand_over(&from, operation, Published { age, read }).await;
                 }
                 Some((_, Event::Revocation(_))) => {}

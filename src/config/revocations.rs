@@ -1,5 +1,6 @@
 //! Reads the settings of revocations: the directory of their journal, and the file that lists them.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,12 +30,17 @@ pub(super) fn state_dir(section: &Section<'_>, folder: &FileLoader<'_>) -> Optio
     }
     let path = folder.base.join(text.value);
     if let Err(error) = folder.files.check_state_directory(&path) {
+        // `check` outside of the unit may have another user.
+        let is_error = error.kind() != ErrorKind::PermissionDenied || folder.files.needs_credentials();
+        let diagnostic = if is_error { Diagnostic::error } else { Diagnostic::warning };
         section.diagnostics.push(
-            Diagnostic::error(text.span, "the directory of `state_dir` cannot be used")
+            diagnostic(text.span, "the directory of `state_dir` cannot be used")
                 .label(error.to_string())
                 .help("it has to exist, and the user of the process has to be able to write files in it"),
         );
-        return None;
+        if is_error {
+            return None;
+        }
     }
     Some(Some(path))
 }

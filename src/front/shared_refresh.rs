@@ -22,7 +22,7 @@ pub async fn renew(gateway: &Gateway, shared: &SharedToken) -> Option<usize> {
     let route = snapshot.policy().routes().named(&shared.route)?;
     let token = RefreshToken::of_node(route, &shared.auth, &shared.token)?;
     wait_for_keys(gateway, CLIENT, &token.verifier, &token.token).await.ok()?;
-    let renewal = Arc::new(Renewal::of_token(route, &token, clock::both()).ok()?);
+    let renewal = Arc::new(Renewal::of_token(route, &token, clock::both()).ok()?.of_other_node());
     if renewal.is_revoked(gateway.counters.revocations(), clock::both().unix) {
         return None;
     }

@@ -39,6 +39,8 @@ pub struct Renewal {
     subject: Arc<str>,
     token: Arc<TokenRecord>,
     expires: Option<Expiry>,
+    /// Whether another node got the token. This node may have got a later one of the client since.
+    is_of_node: bool,
 }
 
 impl Renewal {
@@ -59,7 +61,14 @@ impl Renewal {
         };
         let record = TokenRecord::new(token, &claims).ok_or_else(|| reject(Rejection::NoToken))?;
         let expires = method.expiry(&claims, now);
-        Ok(Self { route: Arc::clone(route), method, claims, subject, token: Arc::new(record), expires })
+        let (route, token) = (Arc::clone(route), Arc::new(record));
+        Ok(Self { route, method, claims, subject, token, expires, is_of_node: false })
+    }
+
+    /// Returns the renewal by a token that another node got, which may arrive late and twice: it leaves sessions alone
+    /// whose token expires later.
+    pub fn of_other_node(self) -> Self {
+        Self { is_of_node: true, ..self }
     }
 
     /// Whether the token renews this session: it is of the same route, section, issuer, subject and login (`sid`), and
@@ -69,7 +78,9 @@ impl Renewal {
         let same_client = self.route.name() == session.route.name()
             && grant.auth.as_deref() == Some(&*self.method.name)
             && grant.subject.as_deref() == Some(&*self.subject);
-        if !same_client || !grant.token.get().is_some_and(|token| self.token.is_same_login(&token)) {
+        let is_older = |token: &TokenRecord| self.is_of_node && token.expires() > Some(self.token_expires());
+        let renews = |token: &TokenRecord| self.token.is_same_login(token) && !is_older(token);
+        if !same_client || !grant.token.get().is_some_and(|token| renews(&token)) {
             return false;
         }
         let Ok(params) = params(&self.route, session) else { return false };

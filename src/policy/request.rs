@@ -81,7 +81,8 @@ impl<'a> RequestFacts<'a> {
         }
     }
 
-    /// Whether it is a preflight request of a browser (Fetch standard, CORS protocol), which has no credential and no body.
+    /// Whether it is a preflight request of a browser (Fetch standard, CORS protocol), which has no body. A browser adds no
+    /// credential to it; one that it has is not looked at.
     pub fn is_preflight(&self) -> bool {
         matches!(self.kind, RequestKind::Http(method) if *method == Method::OPTIONS)
             && self.origin.is_some()

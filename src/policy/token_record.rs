@@ -1,6 +1,7 @@
 //! The part of a verified token that a session keeps.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,12 @@ impl TokenRecord {
     pub fn new(token: &str, claims: &Claims) -> Option<Self> {
         let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
         Some(Self { payload: payload.into(), signer: claims.signer()?, ids: TokenIds::of(claims) })
+    }
+
+    /// Returns the `exp` of the token, counted from the Unix epoch.
+    pub(super) fn expires(&self) -> Option<Duration> {
+        let seconds: f64 = serde_json::from_str(Object::parse(&self.payload).ok()?.get("exp").ok()??).ok()?;
+        Duration::try_from_secs_f64(seconds).ok()
     }
 
     /// Whether both tokens are of one issuer and of one login: `iss` and `sid` are equal, or both tokens lack the

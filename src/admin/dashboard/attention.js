@@ -95,7 +95,7 @@ function levelOf(items, hasRare) {
   return items.some(({ level }) => level === 'bad') ? 'bad' : 'warn';
 }
 
-function findings({ info, upstreams, certificates, auths, server_answers: answers, nodes, unknown }, recent) {
+function findings({ info, upstreams, certificates, auths, server_answers, server_error, nodes, unknown }, recent) {
   const found = [
     ...(unknown ? [{ key: 'unknown', level: 'warn', href: '#/config', text: unknown }] : []),
     ...processFindings(info),
@@ -103,7 +103,7 @@ function findings({ info, upstreams, certificates, auths, server_answers: answer
     ...(upstreams ?? []).flatMap(discoveryFindings),
     ...(certificates ?? []).flatMap(certificateFindings),
     ...(auths ?? []).flatMap(keySetFindings),
-    ...nodeFindings(answers, nodes),
+    ...nodeFindings({ server_answers, server_error, nodes }),
     ...recentFindings(recent),
   ];
   return found.sort((a, b) => (a.level === b.level ? 0 : a.level === 'bad' ? -1 : 1));

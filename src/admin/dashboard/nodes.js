@@ -40,19 +40,21 @@ function nodesSection() {
     element,
     update({ server_answers: answers, server_error: error, nodes }) {
       element.hidden = answers === null;
-      const failure = error ? `answers with an error: ${error}` : 'does not answer.';
-      setText(state, `The server of the cluster ${answers ? 'answers.' : failure}`);
+      setText(state, `The server of the cluster ${answers ? 'answers' : failure(error)}.`);
       table.update(markedNodes(nodes));
     },
   };
 }
 
+/** What is wrong with a server that cannot be used. */
+const failure = (error) => (error ? `answers with an error (${error})` : 'does not answer');
+
 /** What an operator has to look at in the cluster. */
-function nodeFindings(answers, nodes) {
+function nodeFindings({ server_answers: answers, server_error: error, nodes }) {
   if (typeof answers !== 'boolean') return [];
   const found = [];
   if (!answers) {
-    const text = 'The server of the cluster does not answer: on_outage of this node applies.';
+    const text = `The server of the cluster ${failure(error)}: on_outage of this node applies.`;
     found.push({ key: 'cluster', level: 'bad', href: '#/config', text });
   }
   for (const { id, name } of markedNodes(nodes).filter(({ differs }) => differs)) {

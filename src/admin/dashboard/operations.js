@@ -90,11 +90,11 @@ function closeMany(filter, onDone) {
       ', counted just now. Those that begin until you confirm are ended, too.',
     ],
     async run(isShared) {
-      const { selected, nodes } = await change('POST', '/v1/sessions/close', {
+      const answer = await change('POST', '/v1/sessions/close', {
         body: { ...selection(filter), ...read() },
       });
       onDone();
-      return `${plural(selected, 'session closes', 'sessions close')}${reached(isShared, nodes)}.`;
+      return `${plural(answer.selected, 'session closes', 'sessions close')}${reached(isShared, answer)}.`;
     },
   });
 }
@@ -132,10 +132,10 @@ function sendMany(filter) {
     fields,
     text: (sessions) => ['The message goes to ', h('strong', sessions), ', counted just now.'],
     async run(isShared) {
-      const { selected, nodes } = await change('POST', '/v1/sessions/send', {
+      const answer = await change('POST', '/v1/sessions/send', {
         body: { ...selection(filter), text: read() },
       });
-      return `The message is sent to ${plural(selected, 'session')}${reached(isShared, nodes)}.`;
+      return `The message is sent to ${plural(answer.selected, 'session')}${reached(isShared, answer)}.`;
     },
   });
 }
@@ -145,12 +145,10 @@ const inWords = (total, others) => plural(total, 'session') + (others ? ` of thi
 const [allOfProcess, allOfCluster] = ['all sessions of the process', 'the sessions of all nodes'];
 const andThoseOf = (nodes) => `, and those of ${plural(nodes, 'other node')}`;
 
-/** What an answer says about the other nodes. `nodes` is absent if they did not get the change. */
-function reached(isShared, nodes) {
+/** What an answer says about the other nodes: their number in `nodes`, or in `unreached` why they did not get the change. */
+function reached(isShared, { nodes, unreached }) {
   if (!isShared) return '';
-  return isNumber(nodes)
-    ? ` at this node${andThoseOf(nodes)}`
-    : ' at this node. The other nodes were not reached: the server of the cluster did not take it';
+  return isNumber(nodes) ? ` at this node${andThoseOf(nodes)}` : ` at this node. The other nodes were not reached: ${unreached}`;
 }
 
 /** Asks about all sessions that match, once their number is known. */

@@ -25,6 +25,8 @@ const PENDING_AHEAD_NANOS: u64 = LEASE_TICK_NANOS;
 const PENDING_NANOS: u64 = 10_000_000_000;
 /// The same once this node has the whole quota: cells that have waited for it may be more than a burst.
 const PENDING_WHOLE_NANOS: u64 = 3_000_000_000;
+/// How long no cell has waited or was refused when a shortage is over: twice the longest time for which a cell waits.
+const SUFFICIENT_NANOS: u64 = 2 * AHEAD_NANOS;
 /// How long a key without a lease that could not ask is content with its share.
 const REJECTED_NANOS: u64 = 1_000_000_000;
 /// The highest cost, 73 years, so that sums do not overflow.
@@ -123,8 +125,10 @@ pub struct Share {
     expires: AtomicU64,
     taken: AtomicU64,
     refused: AtomicU64,
-    /// Since when no cell was available at once; 0: the last one was.
+    /// Since when the share is insufficient; 0: it is not. See [`Share::on_taken`] for the end.
     short_since: AtomicU64,
+    /// When it was insufficient last.
+    short_last: AtomicU64,
     /// The share of the lease; 0: none.
     leased: AtomicU32,
     /// The share before the last change.
@@ -146,6 +150,7 @@ impl Share {
             taken: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             short_since: AtomicU64::new(0),
+            short_last: AtomicU64::new(0),
             leased: AtomicU32::new(0),
             earlier: AtomicU32::new(0),
             state: AtomicU8::new(QUIET),
@@ -204,10 +209,9 @@ impl Share {
         let burst = self.burst.load(Ordering::Relaxed);
         let half = burst / 2;
         if self.short_since.load(Ordering::Relaxed) != 0 {
-            // A cell that waited is taken at the earliest time. After a client beyond the quota, the next one may be
-            // available at once, too.
-            let has_waited = before.saturating_add(cost / 8) > now.saturating_add(burst.saturating_sub(cost));
-            if !has_waited && self.unreplenished(now) <= half.max(cost) {
+            // After a wait or a refusal several cells may be available at once, also for a client beyond the quota.
+            let is_over = now.saturating_sub(self.short_last.load(Ordering::Relaxed)) >= SUFFICIENT_NANOS;
+            if is_over && self.unreplenished(now) <= half.max(cost) {
                 self.short_since.store(0, Ordering::Relaxed);
             }
         }
@@ -241,6 +245,7 @@ impl Share {
     }
 
     fn note_short(&self, now: u64) {
+        self.short_last.store(now, Ordering::Relaxed);
         if self.short_since.load(Ordering::Relaxed) == 0 {
             self.short_since.store(now, Ordering::Relaxed);
         }

@@ -66,9 +66,9 @@ pub(super) const EVENTS: Definition = Definition {
     kind: Kind::Counter,
     labels: &["outcome"],
     unit: None,
-    help: "Revocations and operations of the API that nodes tell each other, by outcome: `sent` by this node, `failed` as \
-           the server did not take it, `received` from other nodes, of these `expired` and skipped as read too late, and \
-           `unknown` as not understood",
+    help: "Revocations, replaced sessions and operations of the API that nodes tell each other, by outcome: `sent` by this \
+           node, `failed` as the server did not take it, `received` from other nodes, of these `expired` and skipped as \
+           read too late, and `unknown` as not understood",
     collect: |scrape, samples| {
         for (outcome, count) in scrape.gauges.cluster.iter().flat_map(|cluster| cluster.events) {
             samples.count([outcome], count);

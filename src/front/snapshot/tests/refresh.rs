@@ -107,6 +107,28 @@ fn a_token_renews_the_sessions_of_the_same_login_whose_requirements_it_meets() {
 }
 
 #[test]
+fn a_token_of_another_node_replaces_no_later_one() {
+    let snapshot = snapshot("[\"header\"]");
+    let exp = |seconds: u64| json!({ "exp": UNIX.as_secs() + seconds });
+    for (first, fresh, expected) in [(1000, 2000, true), (2000, 2000, true), (2000, 1000, false)] {
+        let headers = with(AUTHORIZATION, &format!("Bearer {}", token(&exp(first))));
+        let opening = RequestFacts { kind: RequestKind::WebSocket, ..facts("/blue", None, &headers) };
+        let admission = snapshot.policy().admit(&opening, clocks()).unwrap();
+        let session = OpenSession {
+            route: admission.route(),
+            grant: admission.grant(),
+            path: Some("/blue"),
+            server: "127.0.0.1:9002",
+            holder: Holder { id: 1, opened: clocks().instant },
+        };
+        let headers = with(AUTHORIZATION, &format!("Bearer {}", token(&exp(fresh))));
+        let renewal = renewal(&snapshot, &facts("/refresh", None, &headers)).unwrap();
+        assert!(renewal.renews(&session), "{first}, then {fresh} from the client");
+        assert_eq!(renewal.of_other_node().renews(&session), expected, "{first}, then {fresh} from another node");
+    }
+}
+
+#[test]
 fn a_cookie_is_read_only_with_an_origin() {
     let snapshot = snapshot("[\"cookie:session\"]");
     let (cookie, bearer) = (format!("session={}", token(&json!({}))), format!("Bearer {}", token(&json!({}))));

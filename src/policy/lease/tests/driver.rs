@@ -129,6 +129,33 @@ fn a_refusal_is_not_pending_for_long_unless_the_store_is_away() {
 }
 
 #[test]
+fn bytes_beyond_the_share_are_pending_for_ten_seconds() {
+    for (share, bytes) in [(100_000, 50), (330_000, 10), (330_000, 200), (450_000, 50), (800_000, 50)] {
+        let ((counters, mut driver), start) = (node(), Instant::now());
+        let counts = counters.route(&Arc::from("chat"));
+        let count = counts.bytes[0].get(&MessageKey::of_identity("users", "ann"), start);
+        let limiter = ByteLimiter::over(count, quota(1_000, 1_000));
+        let (mut at, mut next_tick, mut waits) = (start, start, 0);
+        // A client that sends the next frame as soon as the last one has passed.
+        while waits < 10_000 {
+            while next_tick <= at {
+                for ask in driver.tick(next_tick) {
+                    driver.answered(&ask.key, ask.sequence, &LeaseGrant { others: 2, ..grant(share, true) }, next_tick);
+                }
+                next_tick += LEASE_TICK;
+            }
+            match limiter.await_share(bytes, at) {
+                Some(until) => (at, waits) = (until.max(at), waits + 1),
+                None if limiter.check(bytes, at) => at += Duration::from_millis(1),
+                None => break,
+            }
+        }
+        let lasted = at - start;
+        assert!((10..=14).contains(&lasted.as_secs()), "{share}, {bytes} bytes: {lasted:?}, {waits} waits");
+    }
+}
+
+#[test]
 fn a_failed_ask_is_repeated_with_what_it_reported() {
     let ((counters, mut driver), start) = (node(), Instant::now());
     let limiter = limiter(&counters, "ann", start);
