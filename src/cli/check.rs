@@ -165,23 +165,51 @@ mod tests {
         std::fs::remove_dir_all(folder).unwrap();
     }
 
+    /// The files of a user who must not write to any `state_dir`, in the unit or in a shell.
+    struct OtherUser {
+        is_unit: bool,
+    }
+
+    impl Files for OtherUser {
+        fn read(&self, _: &Path) -> io::Result<Content> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+        fn credentials(&self) -> Option<PathBuf> {
+            None
+        }
+        fn needs_credentials(&self) -> bool {
+            self.is_unit
+        }
+        fn now(&self) -> SystemTime {
+            Disk.now()
+        }
+        fn check_state_directory(&self, _: &Path) -> io::Result<()> {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+    }
+
+    #[test]
+    fn a_state_dir_of_another_user_is_an_error_only_in_the_unit() {
+        let text = r#"
+            server.state_dir = "/var/lib/tollgate"
+            listener = [{ address = "127.0.0.1:0", tls = false }]
+            upstream.a.servers = ["[::1]:9001"]
+            route = [{ name = "open", path = "/", upstream = "a", auth = "none" }]
+        "#;
+        let path = std::env::temp_dir().join(format!("tollgate-check-user-{}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        for (is_unit, expected, severity) in [(true, 78, "error"), (false, 0, "warning")] {
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let code = check(&path, &OtherUser { is_unit }, false, &mut out, &mut err).unwrap();
+            let err = String::from_utf8(err).unwrap();
+            let message = format!("{severity}: the directory of `state_dir` cannot be used");
+            assert!(code == expected && err.contains(&message), "{code} {err}");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
     #[test]
     fn an_acme_without_a_state_dir_is_a_warning_at_its_place() {
-        struct Shell;
-        impl Files for Shell {
-            fn read(&self, _: &Path) -> io::Result<Content> {
-                Err(io::ErrorKind::NotFound.into())
-            }
-            fn credentials(&self) -> Option<PathBuf> {
-                None
-            }
-            fn needs_credentials(&self) -> bool {
-                false
-            }
-            fn now(&self) -> SystemTime {
-                Disk.now()
-            }
-        }
         let text = r#"
             acme.ca = { directory = "https://acme.example/", accept_terms = true, ca = "system", domains = ["a.example"] }
             listener = [{ address = "[::1]:0", acme = "ca" }]
@@ -191,7 +219,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("tollgate-check-acme-{}.toml", std::process::id()));
         std::fs::write(&path, text).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = check(&path, &Shell, false, &mut out, &mut err).unwrap();
+        let code = check(&path, &OtherUser { is_unit: false }, false, &mut out, &mut err).unwrap();
         std::fs::remove_file(&path).unwrap();
         let err = String::from_utf8(err).unwrap();
         assert!(

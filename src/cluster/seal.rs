@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 /// The label of the key, which no other use of the secret has (RFC 5869 section 3.2).
 const LABEL: &[u8] = b"tollgate cluster refresh 1";
-/// The label of the digest. What is derived with one label says nothing about what is derived with another one.
+/// The label of the digest. The digest says nothing about the key, which has another label.
 const DIGEST_LABEL: &[u8] = b"tollgate cluster digest 1";
 const DIGEST_BYTES: usize = 8;
 /// The length of a key of AES-256.

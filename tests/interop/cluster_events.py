@@ -114,6 +114,14 @@ async def revoke(node, subject):
     return answer
 
 
+def counted(node):
+    """Returns the numbers of events that a node has counted, by outcome."""
+    api = harness.Api(node.socket)
+    api.request("GET", "/metrics")
+    lines = [line.split('"') for line in api.getresponse().read().decode().splitlines() if line.startswith("tollgate_cluster_events_total{")]
+    return {outcome: int(number.split()[-1]) for _, outcome, number in lines}
+
+
 def is_admitted(node, subject):
     return asyncio.run(admitted(node, subject))
 
@@ -323,6 +331,7 @@ with suite.check("a fresh token at one node renews the sessions of its client on
 with suite.check("a close that is read late spares the sessions that began after it, and a late message is not sent"):
     async def late():
         old = await connect(third, "late")
+        before, sent = counted(third), counted(first)["sent"]
         cut()
         for target, body in (("close", {"filter": {"subject": "late"}}), ("send", {"filter": {"subject": "late"}, "text": "late"})):
             equal((await ask(first, "POST", f"/v1/sessions/{target}", body))[0], 202)
@@ -334,6 +343,9 @@ with suite.check("a close that is read late spares the sessions that began after
         equal((await ask(first, "POST", "/v1/sessions/send", {"filter": {"subject": "late"}, "text": "now"}))[0], 202)
         equal(await asyncio.wait_for(new.recv(), 5), "now")
         await new.close()
+        after = counted(third)
+        equal((after["expired"] - before["expired"], after["received"] - before["received"]), (1, 3))
+        equal(counted(first)["sent"] - sent, 3)
 
     asyncio.run(late())
 
@@ -471,7 +483,7 @@ with suite.check("a node that does not answer is named"):
     restore()
 
 with suite.check("entries that are not understood are skipped, and the log says so once"):
-    before = first.lines()
+    before, unknown = first.lines(), counted(first)["unknown"]
     for number in range(50):
         redis.call("XADD", "tollgate:1:{events}:control", "*", "n", "other", "k", "close", "d", f"not JSON {number}")
         redis.call("XADD", "tollgate:1:{events}:sends", "*", "n", "other", "k", "unknown", "d", "{}")
@@ -482,6 +494,7 @@ with suite.check("entries that are not understood are skipped, and the log says 
         equal((await closed(session))[:2], (1008, "revoked"))
 
     asyncio.run(still_works())
+    until(lambda: counted(first)["unknown"] == unknown + 50, "all entries are read")
     equal(first.lines() - before <= 6, True)
 
 with suite.check("without its server each node goes on by itself, with few lines in the log, and shares again when it returns"):
@@ -492,6 +505,7 @@ with suite.check("without its server each node goes on by itself, with few lines
         until(lambda node=node: not node.answers(), "the node finds out")
 
     async def alone():
+        failed = [counted(node)["failed"] for node in nodes]
         sessions = await connect_all([(node, "alone") for node in nodes])
         status, answer = await ask(first, "POST", "/v1/sessions/close", {"filter": {"subject": "alone"}})
         equal((status, answer), (202, {"selected": 1, "unreached": "the cluster's server does not take the operation"}))
@@ -499,6 +513,7 @@ with suite.check("without its server each node goes on by itself, with few lines
         equal([await is_open(session) for session in sessions[1:]], [True] * 2)
         equal((await revoke(second, "alone"))["cluster"], False)
         equal((await closed(sessions[1]))[:2], (1008, "revoked"))
+        equal([counted(node)["failed"] - count for node, count in zip(nodes, failed)], [1, 1, 0])
         await asyncio.sleep(5)
         lines = [node.lines() - count for node, count in zip(nodes, before)]
         suite.note(f"lines in the logs of the nodes while the server was away for some seconds: {lines}")

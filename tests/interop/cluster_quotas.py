@@ -229,7 +229,7 @@ with suite.check("clients that use the quota unevenly over the nodes, and stay w
 
 UPGRADES = 30  # of an address: the burst. One more a minute is less than a check notices
 PART = UPGRADES // NODES  # of a node, while the server is away
-# What the program waits for a share, and what a machine with other work for its processors may add.
+# The longest wait of the program for a share, and the time that a machine with other work for its processors may add.
 WAIT, SLACK = 0.5, 4
 
 

@@ -107,7 +107,7 @@ async def closed_as_slow():
     equal(session.served.end, "1008 slow consumer")
     line = await setting.log_line(session.path)
     equal((line["code"], line["by"]), (1008, "tollgate"))
-    # What the kernel holds unsent, 64 KiB, and what is on its way take more than write_timeout at this rate.
+    # The kernel holds up to 64 KiB unsent. At this rate these and the bytes on their way take more than write_timeout.
     within(session.served.ended_at - begun, 2, 20 + SLACK)
     await until(lambda: session.end, "the client sees the end")
     equal(session.numbers, list(range(len(session.numbers))))

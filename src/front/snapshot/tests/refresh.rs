@@ -66,6 +66,19 @@ fn with(name: http::HeaderName, value: &str) -> HeaderMap {
     HeaderMap::from_iter([(name, value.parse().unwrap())])
 }
 
+/// Admits a session at `/blue` with a token of these claims.
+fn admitted(snapshot: &Snapshot, claims: &Value) -> Admission {
+    let headers = with(AUTHORIZATION, &format!("Bearer {}", token(claims)));
+    let opening = RequestFacts { kind: RequestKind::WebSocket, ..facts("/blue", None, &headers) };
+    snapshot.policy().admit(&opening, clocks()).unwrap()
+}
+
+fn open_session(admission: &Admission) -> OpenSession<'_> {
+    let holder = Holder { id: 1, opened: clocks().instant };
+    let (route, grant) = (admission.route(), admission.grant());
+    OpenSession { route, grant, path: Some("/blue"), server: "127.0.0.1:9002", holder }
+}
+
 #[test]
 fn a_token_renews_the_sessions_of_the_same_login_whose_requirements_it_meets() {
     let snapshot = snapshot("[\"header\"]");
@@ -85,16 +98,8 @@ fn a_token_renews_the_sessions_of_the_same_login_whose_requirements_it_meets() {
         (json!({}), json!({ "room": null }), false),
     ];
     for (first, fresh, expected) in table {
-        let headers = with(AUTHORIZATION, &format!("Bearer {}", token(&first)));
-        let opening = RequestFacts { kind: RequestKind::WebSocket, ..facts("/blue", None, &headers) };
-        let admission = snapshot.policy().admit(&opening, clocks()).unwrap();
-        let session = OpenSession {
-            route: admission.route(),
-            grant: admission.grant(),
-            path: Some("/blue"),
-            server: "127.0.0.1:9002",
-            holder: Holder { id: 1, opened: clocks().instant },
-        };
+        let admission = admitted(&snapshot, &first);
+        let session = open_session(&admission);
         let headers = with(AUTHORIZATION, &format!("Bearer {}", token(&fresh)));
         let renewal = renewal(&snapshot, &facts("/refresh", None, &headers)).unwrap();
         assert_eq!(renewal.renews(&session), expected, "{first}, then {fresh}");
@@ -111,16 +116,8 @@ fn a_token_of_another_node_replaces_no_later_one() {
     let snapshot = snapshot("[\"header\"]");
     let exp = |seconds: u64| json!({ "exp": UNIX.as_secs() + seconds });
     for (first, fresh, expected) in [(1000, 2000, true), (2000, 2000, true), (2000, 1000, false)] {
-        let headers = with(AUTHORIZATION, &format!("Bearer {}", token(&exp(first))));
-        let opening = RequestFacts { kind: RequestKind::WebSocket, ..facts("/blue", None, &headers) };
-        let admission = snapshot.policy().admit(&opening, clocks()).unwrap();
-        let session = OpenSession {
-            route: admission.route(),
-            grant: admission.grant(),
-            path: Some("/blue"),
-            server: "127.0.0.1:9002",
-            holder: Holder { id: 1, opened: clocks().instant },
-        };
+        let admission = admitted(&snapshot, &exp(first));
+        let session = open_session(&admission);
         let headers = with(AUTHORIZATION, &format!("Bearer {}", token(&exp(fresh))));
         let renewal = renewal(&snapshot, &facts("/refresh", None, &headers)).unwrap();
         assert!(renewal.renews(&session), "{first}, then {fresh} from the client");
